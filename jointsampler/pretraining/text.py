@@ -1,0 +1,62 @@
+"""The Python standard library's own source as a text corpus that every machine has.
+
+Files are split by name into training and held-out ones, so that a held-out
+number never rests on seen text. The corpus differs a little between Python
+versions; :func:`corpus_fingerprint` is what a model card records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from pathlib import Path
+
+from ..errors import UserError
+
+# Data tables, vendored trees and tests: not the prose-and-code mix wanted here.
+EXCLUDED_FOLDERS = frozenset(
+    "test tests idle_test encodings lib2to3 pydoc_data idlelib turtledemo ensurepip tkinter "
+    "distutils site-packages dist-packages __pycache__ config".split()
+)
+HELD_OUT = frozenset(
+    "argparse.py heapq.py statistics.py textwrap.py shlex.py fractions.py difflib.py calendar.py "
+    "queue.py tempfile.py zipfile.py csv.py configparser.py sched.py bisect.py".split()
+)
+
+
+def stdlib_files() -> list[Path]:
+    """Every wanted ``.py`` file of the running interpreter's library, sorted by path."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if not EXCLUDED_FOLDERS.intersection(path.relative_to(root).parts[:-1])
+        and not any(part.startswith("config-") for part in path.relative_to(root).parts)
+    ]
+    if not files:
+        raise UserError(
+            f"No Python source under {root}: this interpreter ships without its library's source, "
+            "so the embedded teacher cannot be trained with it; use one that has it."
+        )
+    return files
+
+
+def read_source(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", errors="replace").replace("\r\n", "\n")
+
+
+def split_files() -> tuple[list[Path], list[Path]]:
+    """(training files, held-out files), split by the fixed names in ``HELD_OUT``."""
+    files = stdlib_files()
+    return (
+        [path for path in files if path.name not in HELD_OUT],
+        [path for path in files if path.name in HELD_OUT],
+    )
+
+
+def corpus_fingerprint(files: list[Path]) -> str:
+    """sha256 over (name, sha256 of content) of each file."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()

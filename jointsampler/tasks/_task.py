@@ -1,0 +1,53 @@
+"""What a task is, and the vocabulary that the list tasks share."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple, Protocol
+
+# Short lower-case names, so that a small byte-level BPE can make each one token.
+NAMES = (
+    "ann bob cid dan eve fay gus hal ida jim kay leo mia ned oli pam "
+    "ray sue tom uma vic wes xia yan zoe ava ben cat dov eli flo gil"
+).split()
+
+
+class Example(NamedTuple):
+    prompt: str
+    answer: str
+
+
+class Task(Protocol):
+    name: str
+
+    def example(self, rng: random.Random) -> Example:
+        """One prompt with one answer drawn uniformly from its correct answers."""
+
+    def check(self, prompt: str, text: str) -> bool:
+        """Whether ``text``, the continuation of ``prompt``, is a correct answer."""
+
+
+def examples(task: Task, seed: int, n: int) -> list[Example]:
+    """``n`` examples; example i depends on (seed, task, i) only."""
+    return [task.example(random.Random(f"{seed}/{task.name}/{i}")) for i in range(n)]
+
+
+def draw_items(rng: random.Random, low: int = 3, high: int = 6) -> list[str]:
+    """Between ``low`` and ``high`` distinct names in random order."""
+    return rng.sample(NAMES, rng.randint(low, high))
+
+
+def prompt_of(name: str, *fields: list[str] | str) -> str:
+    """``name: a b c | d ->``: the one surface form of all list tasks."""
+    parts = [f if isinstance(f, str) else " ".join(f) for f in fields]
+    return f"{name}: {' | '.join(parts)} ->"
+
+
+def fields_of(prompt: str) -> list[list[str]]:
+    """The inverse of :func:`prompt_of`, each field split into items."""
+    body = prompt.split(":", 1)[1].rsplit("->", 1)[0]
+    return [field.split() for field in body.split("|")]
+
+
+def answer_of(items: list[str]) -> str:
+    return " " + " ".join(items)

@@ -1,0 +1,18 @@
+"""Copy a list: one correct answer, the easiest task."""
+
+from __future__ import annotations
+
+import random
+
+from ._task import Example, answer_of, draw_items, fields_of, prompt_of
+
+
+class Copy:
+    name = "copy"
+
+    def example(self, rng: random.Random) -> Example:
+        items = draw_items(rng)
+        return Example(prompt_of(self.name, items), answer_of(items))
+
+    def check(self, prompt: str, text: str) -> bool:
+        return text.split() == fields_of(prompt)[0]

@@ -1,0 +1,24 @@
+"""Insert a new name somewhere: the old order kept, any position correct."""
+
+from __future__ import annotations
+
+import random
+
+from ._task import NAMES, Example, answer_of, draw_items, fields_of, prompt_of
+
+
+class Insert:
+    name = "insert"
+
+    def example(self, rng: random.Random) -> Example:
+        items = draw_items(rng, high=5)
+        new = rng.choice([name for name in NAMES if name not in items])
+        at = rng.randint(0, len(items))
+        return Example(
+            prompt_of(self.name, items, new), answer_of([*items[:at], new, *items[at:]])
+        )
+
+    def check(self, prompt: str, text: str) -> bool:
+        items, (new,) = fields_of(prompt)
+        answer = text.split()
+        return answer.count(new) == 1 and [a for a in answer if a != new] == items

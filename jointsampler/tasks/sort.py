@@ -1,0 +1,18 @@
+"""Sort a list of names alphabetically: one correct answer."""
+
+from __future__ import annotations
+
+import random
+
+from ._task import Example, answer_of, draw_items, fields_of, prompt_of
+
+
+class Sort:
+    name = "sort"
+
+    def example(self, rng: random.Random) -> Example:
+        items = draw_items(rng)
+        return Example(prompt_of(self.name, items), answer_of(sorted(items)))
+
+    def check(self, prompt: str, text: str) -> bool:
+        return text.split() == sorted(fields_of(prompt)[0])
