@@ -1,0 +1,72 @@
+"""The canvas: tokens, masks, reveal order and accounting of one batch of rows.
+
+Prompts are padded on the left, so all responses occupy the same columns. Every
+update is a device-side masked write: the loop never asks the device a question.
+Which position and token to reveal is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..teachers.protocol import Teacher
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """(ids [B, P] int64, real [B, P] bool) of token lists padded on the left."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    real = torch.zeros((len(prompts), width), dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        if len(prompt):
+            ids[row, width - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
+            real[row, width - len(prompt) :] = True
+    return ids, real
+
+
+class Canvas:
+    """B rows: a prompt of up to P tokens and a response of L positions, all masked at first."""
+
+    def __init__(
+        self, teacher: Teacher, prompts: Sequence[Sequence[int]], rows: Tensor, length: int
+    ):
+        ids, real = left_pad(prompts, teacher.pad_id)
+        batch = len(prompts)
+        device = teacher.device
+        blank = torch.full((batch, length), teacher.mask_id)
+        self.length, self.start = length, ids.shape[1]
+        self.ids = torch.cat([ids, blank], dim=1).to(device)  # [B, P + L]
+        full = torch.cat([real, torch.ones(batch, length, dtype=torch.bool)], dim=1)
+        # Without padding no mask is passed at all: the attention kernels are faster so.
+        self.attention_mask = None if bool(full.all()) else full.to(device)
+        self.rows = rows.to(device)  # [B] row ids
+        self.masked = torch.ones(batch, length, dtype=torch.bool, device=device)
+        # Row b's r-th reveal was response position order[b, r], in its block[b, r]-th teacher pass.
+        self.order = torch.full((batch, length), -1, dtype=torch.long, device=device)
+        self.block = torch.full((batch, length), -1, dtype=torch.long, device=device)
+        self.revealed = torch.zeros(batch, dtype=torch.long, device=device)
+        self.teacher_passes = torch.zeros(batch, dtype=torch.long, device=device)
+        self.sampler_passes = torch.zeros(batch, dtype=torch.long, device=device)
+        self._each = torch.arange(batch, device=device)
+
+    def unfinished(self) -> Tensor:
+        """[B] bool: rows with a masked position."""
+        return self.revealed < self.length
+
+    def response(self, x: Tensor) -> Tensor:
+        """The response columns of x [B, P + L, ...]."""
+        return x[:, self.start :]
+
+    def reveal(self, position: Tensor, token: Tensor, active: Tensor) -> None:
+        """Write token [B] at response position [B], in the rows where active [B] is True."""
+        column = self.start + position
+        self.ids[self._each, column] = torch.where(active, token, self.ids[self._each, column])
+        self.masked[self._each, position] &= ~active
+        # An inactive row writes back what it read; its slot may be out of range, hence the clamp.
+        slot = self.revealed.clamp_max(self.length - 1)
+        for record, value in ((self.order, position), (self.block, self.teacher_passes - 1)):
+            record[self._each, slot] = torch.where(active, value, record[self._each, slot])
+        self.revealed += active

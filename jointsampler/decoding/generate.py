@@ -1,0 +1,170 @@
+"""The public call: prompts in, samples out, with an account of what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..sampler import JointSampler
+from ..teachers.protocol import Teacher
+from .block import decode
+from .canvas import Canvas, left_pad
+from .methods import get_method
+from .orders import get_order
+from .sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Generation:
+    """N samples of a response of L positions after prompts of up to P tokens."""
+
+    sequences: Tensor  # [N, P + L] int64, prompts padded on the left
+    attention_mask: Tensor  # [N, P + L] bool, False on the padding
+    texts: list[str]  # responses up to their first eos
+    prompts: list[list[int]]  # token ids, bos included, without padding
+    rows: Tensor  # [N] int64, the row ids that seeded the samples
+    order: Tensor  # [N, L] int64, order[n, r] = response position of row n's r-th reveal
+    block: Tensor  # [N, L] int64, the teacher pass (from 0) of that reveal
+    teacher_passes: Tensor  # [N] int64
+    sampler_passes: Tensor  # [N] int64
+    effective_tokens: Tensor  # [N] int64, response tokens before the first eos
+    seconds: float  # wall clock of the decoding, device synchronised
+
+    @property
+    def responses(self) -> Tensor:
+        """[N, L] int64, all tokens of the responses."""
+        return self.sequences[:, self.sequences.shape[1] - self.order.shape[1] :]
+
+
+def encode_prompts(
+    teacher: Teacher, prompts: Sequence[str] | None, max_new_tokens: int
+) -> list[list[int]]:
+    """Token ids of each prompt, bos first; one lone bos without prompts.
+
+    Raises UserError where prompt and response together exceed the teacher's context.
+    """
+    bos = [] if teacher.bos_id is None else [teacher.bos_id]
+    if prompts is None:
+        encoded = [bos]
+    else:
+        if isinstance(prompts, str):
+            raise UserError("prompts must be a list of strings, not one string.")
+        encoded = [bos + teacher.tokenizer.encode(p, add_special_tokens=False) for p in prompts]
+    for index, ids in enumerate(encoded):
+        if len(ids) + max_new_tokens > teacher.max_length:
+            raise UserError(
+                f"Prompt {index} has {len(ids)} tokens, which with max_new_tokens={max_new_tokens} "
+                f"exceeds the context of teacher {teacher.name!r} ({teacher.max_length}): "
+                "shorten the prompt or the response."
+            )
+    return encoded
+
+
+def check_k(k: int, max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
+    if not 1 <= k <= max_new_tokens:
+        raise UserError(
+            f"k must lie between 1 and the response length max_new_tokens={max_new_tokens}, not {k}."
+        )
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def generate(
+    teacher: Teacher,
+    sampler: JointSampler | None = None,
+    prompts: Sequence[str] | None = None,
+    method: str = "joint",
+    k: int = 4,
+    num_samples: int = 1,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    order: str = "entropy",
+    seed: int = 0,
+    batch_size: int = 64,
+    row_ids: Sequence[int] | None = None,
+    on_reveal: Callable[[Canvas], None] | None = None,
+) -> Generation:
+    """Sample ``num_samples`` responses per prompt; without prompts, that many unconditional ones.
+
+    Row n's sample depends on (seed, its row id, its prompt) and the decoding
+    settings only, never on the batch it is in. Row ids count from 0 unless given.
+    ``on_reveal`` is called with the live canvas after every reveal.
+
+    Raises UserError: unknown method or order, k < 1 or larger than the response,
+    a method that needs a sampler without one, a sampler of another teacher, a
+    prompt too long, sampling parameters out of range.
+    """
+    chosen, policy = get_method(method), get_order(order)
+    sampling = Sampling(temperature, top_p)
+    check_k(k, max_new_tokens)
+    if chosen.uses_sampler:
+        if sampler is None:
+            raise UserError(f"Method {method!r} needs a sampler: pass one, or use 'marginal'.")
+        sampler.check_teacher(teacher)
+        sampler.eval()
+    if num_samples < 1 or batch_size < 1:
+        raise UserError(
+            f"num_samples and batch_size must be at least 1, not {num_samples} and {batch_size}."
+        )
+    encoded = encode_prompts(teacher, prompts, max_new_tokens)
+    encoded = [ids for ids in encoded for _ in range(num_samples)]
+    rows = torch.arange(len(encoded)) if row_ids is None else torch.as_tensor(row_ids).long()
+    if len(rows) != len(encoded):
+        raise UserError(f"{len(rows)} row_ids for {len(encoded)} samples: give one per sample.")
+
+    canvases = []
+    _synchronize(teacher.device)
+    begin = time.perf_counter()
+    for at in range(0, len(encoded), batch_size):
+        part = slice(at, at + batch_size)
+        canvas = Canvas(teacher, encoded[part], rows[part], max_new_tokens)
+        decode(teacher, sampler, canvas, chosen, k, policy, sampling, seed, on_reveal)
+        canvases.append(canvas)
+    _synchronize(teacher.device)
+    seconds = time.perf_counter() - begin
+    return _collect(teacher, canvases, encoded, rows, seconds)
+
+
+def _collect(
+    teacher: Teacher, canvases: list[Canvas], prompts: list[list[int]], rows: Tensor, seconds: float
+) -> Generation:
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(canvas, name) for canvas in canvases]).cpu()
+
+    responses = torch.cat([canvas.response(canvas.ids) for canvas in canvases]).cpu()
+    length = responses.shape[1]
+    ends = torch.full((len(responses),), length)
+    if teacher.eos_id is not None:
+        is_eos = responses == teacher.eos_id
+        ends = torch.where(is_eos.any(1), is_eos.int().argmax(1), length)
+    texts = [""] * len(responses)
+    if teacher.tokenizer is not None:
+        texts = [
+            teacher.tokenizer.decode(ids[:end])
+            for ids, end in zip(responses.tolist(), ends.tolist(), strict=True)
+        ]
+    ids, real = left_pad(prompts, teacher.pad_id)
+    return Generation(
+        sequences=torch.cat([ids, responses], dim=1),
+        attention_mask=torch.cat([real, torch.ones_like(responses, dtype=torch.bool)], dim=1),
+        texts=texts,
+        prompts=prompts,
+        rows=rows,
+        order=joined("order"),
+        block=joined("block"),
+        teacher_passes=joined("teacher_passes"),
+        sampler_passes=joined("sampler_passes"),
+        effective_tokens=ends,
+        seconds=seconds,
+    )

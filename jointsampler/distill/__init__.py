@@ -1,0 +1,8 @@
+"""Distillation of a joint sampler from teacher trajectories: targets, loss, step.
+
+Optimizers, workers and checkpoints are the training workflow's business.
+"""
+
+from .step import DistillSettings, distill_step, draw_states
+
+__all__ = ["DistillSettings", "distill_step", "draw_states"]

@@ -1,0 +1,93 @@
+"""One distillation step: a batch of trajectories to a loss (arXiv 2509.22738, section 3.2).
+
+From a random state x_t the sampler is unrolled along the recorded reveals; at
+each depth d its conditionals are compared with the teacher's at x_{t+d}. The
+paper draws one depth per example; here every depth up to k_max - 1 is scored
+with the paper's weights, which costs (D + 1) / D teacher passes per scored
+state instead of 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import rng
+from ..sampler import JointSampler
+from ..teachers.protocol import Teacher
+from ..trajectories import Paths, Trajectories
+from .loss import forward_kl
+from .targets import loss_window, take, teacher_log_probs
+
+STREAM_ROW, STREAM_START = 12, 13  # of rng.uniform
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    k_max: int = 8  # the sampler is unrolled to depth k_max - 1
+    depth_decay: float = 0.5  # weight of depth d is softmax(depth_decay ** d): deeper counts less
+    near: int = 8  # positions revealed next that enter the loss
+    far: int = 8  # random other masked positions that do
+    near_share: float = 0.5  # the near positions' share of the weight
+
+
+def depth_weights(settings: DistillSettings, device: torch.device) -> Tensor:
+    """[k_max - 1] float32, summing to 1."""
+    depths = torch.arange(settings.k_max - 1, device=device, dtype=torch.float32)
+    return torch.softmax(settings.depth_decay**depths, dim=0)
+
+
+def draw_states(
+    n_rows: int, length: int, count: int, seed: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """(row indices [count], starts t [count] in 0 .. length - 2) of one step, int64.
+
+    A pure function of (seed, step): resuming needs no data position, and every
+    worker can compute the whole batch and take its share.
+    """
+    index = torch.arange(count)
+    rows = (rng.uniform(seed, step, index, STREAM_ROW) * n_rows).long()
+    starts = (rng.uniform(seed, step, index, STREAM_START) * (length - 1)).long()
+    return rows, starts
+
+
+def distill_step(
+    teacher: Teacher,
+    sampler: JointSampler,
+    rows: Trajectories,
+    starts: Tensor,
+    settings: DistillSettings,
+    seed: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, metrics) of B trajectories cut at ``starts`` [B].
+
+    ``sampler`` may be the module itself or an engine around it. Metrics are
+    detached scalars: the weighted KL at each depth, "kl_d1" and so on, in nats
+    per position.
+    """
+    paths = Paths.of(rows, teacher)
+    t = starts.to(teacher.device)
+    last = paths.order.shape[1] - 1  # the last state with a masked position
+    depths = settings.k_max - 1
+    at = [(t + d).clamp_max(last) for d in range(depths + 1)]
+    ids = torch.stack([paths.state(x) for x in at])
+    keys = rows.row_ids.to(teacher.device) * (last + 1) + t
+    windows = [
+        loss_window(paths, x, settings.near, settings.far, settings.near_share, seed, keys)
+        for x in at[1:]
+    ]
+    hidden, targets = teacher_log_probs(teacher, paths, ids, windows)
+    weights = depth_weights(settings, t.device)
+    loss, metrics = hidden.new_zeros((), dtype=torch.float32), {}
+    for d in range(1, depths + 1):
+        hidden = sampler(teacher.embed(ids[d]), hidden, paths.attention_mask)
+        window = windows[d - 1]
+        kl = forward_kl(targets[d - 1], teacher.logits(take(hidden, paths.start, window.positions)))
+        alive = (t + d <= last).float()  # a path that ended scores nothing
+        per_row = (kl * window.weight).sum(1) * alive
+        mean = per_row.sum() / alive.sum().clamp_min(1)
+        loss = loss + weights[d - 1] * mean
+        metrics[f"kl_d{d}"] = mean.detach()
+    return loss, metrics

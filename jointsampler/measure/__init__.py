@@ -1,0 +1,1 @@
+"""Measurement: how far samples and conditionals are from the true joint, and what they cost."""

@@ -1,0 +1,40 @@
+"""Counter-based random numbers: a draw is a pure function of what it is for.
+
+``uniform(seed, row, position, stream)`` needs no generator state, so a sample
+never depends on batch composition, padding, actor count, device or restarts.
+The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied
+once per key; int64 arithmetic wraps, as the algorithm wants.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Streams: what a draw is for. One number each, never reused.
+TOKEN = 1  # the token revealed at a position
+ORDER = 2  # the random order policy
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own is arithmetic."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def uniform(seed: int, *keys: Tensor | int) -> Tensor:
+    """Uniform draws in (0, 1), float64, one per element of the broadcast keys (int64)."""
+    device = next((key.device for key in keys if isinstance(key, Tensor)), None)
+    state = _mix(torch.as_tensor(seed, dtype=torch.int64, device=device) + _GOLDEN)
+    for key in keys:
+        state = _mix((state ^ torch.as_tensor(key, dtype=torch.int64, device=device)) + _GOLDEN)
+    return (_shift_right(state, 11).double() + 0.5) * 2.0**-53

@@ -1,0 +1,187 @@
+"""The joint sampler: one small bidirectional transformer layer on a frozen teacher.
+
+Given the embedding of the canvas after a reveal and the previous hidden states
+it predicts the next hidden states, which the *teacher's own* frozen LM head
+reads (arXiv 2509.22738, section 3). The output projection starts at zero, so an
+untrained sampler is exactly the marginal model. How it is trained is left to
+``distill/``, how it is used to ``decoding/``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from .errors import UserError
+from .teachers.protocol import Teacher, position_ids
+
+
+class JointSamplerConfig(PretrainedConfig):
+    model_type = "jointsampler"
+
+    def __init__(
+        self,
+        teacher_hidden_size: int = 192,
+        width: int = 192,
+        layers: int = 1,
+        heads: int = 6,
+        head_dim: int = 32,
+        intermediate_size: int = 512,
+        rope_theta: float = 10000.0,
+        norm_eps: float = 1e-6,
+        teacher_name: str = "",
+        teacher_fingerprint: str = "",
+        **kwargs,
+    ):
+        self.teacher_hidden_size = teacher_hidden_size
+        self.width = width
+        self.layers = layers
+        self.heads = heads
+        self.head_dim = head_dim
+        self.intermediate_size = intermediate_size
+        self.rope_theta = rope_theta
+        self.norm_eps = norm_eps
+        self.teacher_name = teacher_name
+        self.teacher_fingerprint = teacher_fingerprint
+        super().__init__(**kwargs)
+
+
+def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin [..., S, head_dim / 2] float32 of rotary embeddings at ``positions`` [..., S]."""
+    exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
+    angles = positions[..., None].float() * theta**-exponents
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [B, heads, S, head_dim], half-split convention."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention over all positions, then a gated MLP; [B, S, W] -> [B, S, W]."""
+
+    def __init__(self, config: JointSamplerConfig):
+        super().__init__()
+        inner = config.heads * config.head_dim
+        self.heads = config.heads
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.qkv = nn.Linear(config.width, 3 * inner, bias=False)
+        self.attention_out = nn.Linear(inner, config.width, bias=False)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.gate_up = nn.Linear(config.width, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
+        batch, length, _ = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, S, head_dim]
+        mixed = F.scaled_dot_product_attention(
+            rotate(q, cos, sin), rotate(k, cos, sin), v, attn_mask=key_mask
+        )
+        x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, -1))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+
+class JointSampler(PreTrainedModel):
+    """h_j = h_{j-1} + project(layer(fuse(norm(embedding), norm(h_{j-1})))); weights shared over j."""
+
+    config_class = JointSamplerConfig
+    base_model_prefix = ""
+    main_input_name = "embedding"
+
+    def __init__(self, config: JointSamplerConfig):
+        super().__init__(config)
+        hidden = config.teacher_hidden_size
+        self.embedding_norm = nn.RMSNorm(hidden, eps=config.norm_eps)
+        self.hidden_norm = nn.RMSNorm(hidden, eps=config.norm_eps)
+        self.fuse = nn.Linear(2 * hidden, config.width, bias=False)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.final_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.project = nn.Linear(config.width, hidden, bias=False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
+        if module is getattr(self, "project", None):
+            nn.init.zeros_(module.weight)
+
+    def forward(
+        self, embedding: Tensor, previous_hidden: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """One sampler pass.
+
+        embedding [B, S, H] of the canvas after the last reveal, previous_hidden
+        [B, S, H] (the teacher's, or this function's own), attention_mask [B, S]
+        bool, False on left padding -> hidden states [B, S, H].
+        """
+        config = self.config
+        if attention_mask is None:
+            positions = torch.arange(embedding.shape[1], device=embedding.device)[None]
+            key_mask = None
+        else:
+            positions = position_ids(attention_mask)
+            key_mask = attention_mask[:, None, None, :]
+        cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
+        cos, sin = cos[:, None], sin[:, None]  # one for all heads
+        x = self.fuse(
+            torch.cat([self.embedding_norm(embedding), self.hidden_norm(previous_hidden)], dim=-1)
+        )
+        for layer in self.layers:
+            x = layer(x, cos, sin, key_mask)
+        return previous_hidden + self.project(self.final_norm(x))
+
+    @classmethod
+    def for_teacher(
+        cls, teacher: Teacher, width: int | None = None, layers: int = 1, seed: int = 0
+    ) -> JointSampler:
+        """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
+
+        Raises UserError where the width does not fit the teacher's heads.
+        """
+        width = width or teacher.hidden_size
+        shape = teacher.layer_shape(width)
+        config = JointSamplerConfig(
+            teacher_hidden_size=teacher.hidden_size,
+            width=width,
+            layers=layers,
+            heads=shape.heads,
+            head_dim=shape.head_dim,
+            intermediate_size=shape.intermediate_size,
+            rope_theta=shape.rope_theta,
+            norm_eps=shape.norm_eps,
+            teacher_name=teacher.name,
+            teacher_fingerprint=teacher.fingerprint,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config).to(teacher.device)
+
+    @classmethod
+    def from_pretrained(cls, path, *args, **kwargs) -> JointSampler:  # noqa: D102, as in transformers
+        folder = Path(path)
+        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+            raise UserError(
+                f"No sampler in {folder}: a sampler folder holds config.json and model.safetensors, "
+                "as JointSampler.save_pretrained writes them."
+            )
+        return super().from_pretrained(folder, *args, **kwargs).eval()
+
+    def check_teacher(self, teacher: Teacher) -> None:
+        """UserError unless this sampler was made for ``teacher``."""
+        if self.config.teacher_fingerprint != teacher.fingerprint:
+            raise UserError(
+                f"This sampler was distilled from teacher {self.config.teacher_name!r} "
+                f"({self.config.teacher_fingerprint}), not from {teacher.name!r} "
+                f"({teacher.fingerprint}): load its own teacher or train a sampler for this one."
+            )
