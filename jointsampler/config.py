@@ -8,9 +8,7 @@ plan of the stage that uses it.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,8 +26,75 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
+    """What concerns every stage."""
+
     seed: int = 0
-    threads: int = Field(0, ge=0, description="torch threads of a single process; 0 leaves torch's own")
+    threads: int = Field(0, ge=0, description="torch threads of pretrain; 0 leaves torch's own")
+    experiment: str = "jointsampler"
+    mlflow_uri: str | None = Field(None, description="default: $MLFLOW_TRACKING_URI, else OUT/mlflow.db")
+
+
+class TeacherConfig(Section):
+    name: str = Field("tiny", description="an embedded teacher or a local checkpoint folder")
+
+
+class SamplerConfig(Section):
+    width: PositiveInt | None = Field(None, description="default: the teacher's hidden size")
+    layers: PositiveInt = 1
+
+
+class CorpusConfig(Section):
+    """workflows/corpus.py: sequential samples of the teacher."""
+
+    rows: PositiveInt = Field(1024, description="training trajectories")
+    held_out: PositiveInt = Field(128, description="further trajectories, never trained on")
+    prompts: str | None = Field(None, description="a .jsonl, .parquet or .txt file of prompts, or tasks")
+    max_new_tokens: PositiveInt = 32
+    temperature: float = 1.0
+    top_p: float = 1.0
+    order: str = "entropy"
+    rows_per_file: PositiveInt = Field(64, description="one batch, one file, one unit of work")
+    actors: int = Field(0, ge=0, description="teachers at work; 0 takes every GPU, or every CPU")
+
+
+class TrainConfig(Section):
+    """workflows/train.py: distillation of the sampler."""
+
+    steps: PositiveInt = 400
+    batch_size: PositiveInt = Field(32, description="trajectories per step, over all workers")
+    lr: float = Field(2e-3, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    cooldown: Share = Field(0.5, description="share of the steps over which lr falls to 0")
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)
+    k_max: int = Field(8, ge=2)
+    depth_decay: float = Field(0.5, gt=0, le=1)
+    near: PositiveInt = 8
+    far: int = Field(8, ge=0)
+    near_share: Share = 0.5
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    workers: int = Field(0, ge=0, description="0 takes every GPU, or every CPU")
+    report_every: PositiveInt = 10
+    validate_every: PositiveInt = 100
+    validate_k: list[Annotated[int, Field(ge=2)]] = [4]
+    validate_rows: PositiveInt = 32
+    save_every: PositiveInt = 100
+    max_failures: int = Field(2, ge=0)
+
+
+class EvaluateConfig(Section):
+    """workflows/evaluate.py: samples and block KL for every method and k."""
+
+    methods: list[str] = ["marginal", "joint"]
+    ks: list[PositiveInt] = [1, 2, 4, 8]
+    samples: PositiveInt = Field(160, description="per method, k and generation seed")
+    generation_seeds: PositiveInt = 2
+    kmeans_seeds: Annotated[int, Field(ge=2)] = 5
+    samples_per_item: PositiveInt = 80
+    judge: str = Field("smollm2", description="smollm2, none, or any causal LM by hub id or folder")
+    shown: PositiveInt = Field(4, description="sample texts side by side in the report")
+    actors: int = Field(0, ge=0, description="0 takes every GPU, or every CPU")
 
 
 class PretrainConfig(Section):
@@ -59,6 +124,11 @@ class PretrainConfig(Section):
 
 class Config(Section):
     run: RunConfig = RunConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     pretrain: PretrainConfig = PretrainConfig()
 
 
@@ -120,28 +190,3 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         raise UserError(
             f"Config key {key} in {where} or the overrides: {first['msg']} (got {first['input']!r})."
         ) from None
-
-
-def entry_point_parser(doc: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", help="a YAML file, for example workflows/configs/quickstart.yaml")
-    parser.add_argument("--out", required=True, help="where everything is written")
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
-    return parser
-
-
-def parse_entry_point(doc: str, argv: Sequence[str] | None = None) -> tuple[Config, Path]:
-    """(config, absolute out folder) from a workflow's command line."""
-    args = entry_point_parser(doc).parse_args(argv)
-    return load_config(args.config, args.overrides), Path(args.out).resolve()
-
-
-def run_entry_point(main: Callable[[], None]) -> None:
-    """Run ``main``; a UserError becomes one line on stderr and exit status 2."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -64,6 +64,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+class Norm(nn.RMSNorm):
+    """RMSNorm in the weight's own precision, also where autocast hands over something coarser."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Layer(nn.Module):
     """Pre-norm attention over all positions, then a gated MLP; [B, S, W] -> [B, S, W]."""
 
@@ -71,10 +78,10 @@ class Layer(nn.Module):
         super().__init__()
         inner = config.heads * config.head_dim
         self.heads = config.heads
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention_norm = Norm(config.width, eps=config.norm_eps)
         self.qkv = nn.Linear(config.width, 3 * inner, bias=False)
         self.attention_out = nn.Linear(inner, config.width, bias=False)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp_norm = Norm(config.width, eps=config.norm_eps)
         self.gate_up = nn.Linear(config.width, 2 * config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, config.width, bias=False)
 
@@ -100,11 +107,11 @@ class JointSampler(PreTrainedModel):
     def __init__(self, config: JointSamplerConfig):
         super().__init__(config)
         hidden = config.teacher_hidden_size
-        self.embedding_norm = nn.RMSNorm(hidden, eps=config.norm_eps)
-        self.hidden_norm = nn.RMSNorm(hidden, eps=config.norm_eps)
+        self.embedding_norm = Norm(hidden, eps=config.norm_eps)
+        self.hidden_norm = Norm(hidden, eps=config.norm_eps)
         self.fuse = nn.Linear(2 * hidden, config.width, bias=False)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.final_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.final_norm = Norm(config.width, eps=config.norm_eps)
         self.project = nn.Linear(config.width, hidden, bias=False)
         self.post_init()
 

@@ -25,12 +25,13 @@ from transformers.modeling_utils import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jointsampler.config import PretrainConfig, parse_entry_point, run_entry_point
+from jointsampler.config import PretrainConfig
 from jointsampler.pretraining.batches import Batch, SequenceSource
 from jointsampler.pretraining.objective import masked_loss
 from jointsampler.pretraining.text import HELD_OUT, corpus_fingerprint, read_source, split_files
 from jointsampler.pretraining.tokenizer import train_tokenizer
 from jointsampler.tasks import TASKS, examples
+from workflows import entry
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -209,10 +210,9 @@ def save(model: PreTrainedModel, tokenizer, cfg: PretrainConfig, log: list[dict]
     print(f"pretrain: wrote {folder}", flush=True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    config, out = parse_entry_point(__doc__, argv)
+def main() -> None:
+    config, out = entry.parse(__doc__)
     cfg = config.pretrain
-    out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     random.seed(cfg.seed)
     train_files, held_out_files = split_files()
@@ -232,4 +232,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    entry.run(main)

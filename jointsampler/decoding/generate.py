@@ -74,7 +74,7 @@ def check_k(k: int, max_new_tokens: int) -> None:
         )
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -124,14 +124,14 @@ def generate(
         raise UserError(f"{len(rows)} row_ids for {len(encoded)} samples: give one per sample.")
 
     canvases = []
-    _synchronize(teacher.device)
+    synchronize(teacher.device)
     begin = time.perf_counter()
     for at in range(0, len(encoded), batch_size):
         part = slice(at, at + batch_size)
         canvas = Canvas(teacher, encoded[part], rows[part], max_new_tokens)
         decode(teacher, sampler, canvas, chosen, k, policy, sampling, seed, on_reveal)
         canvases.append(canvas)
-    _synchronize(teacher.device)
+    synchronize(teacher.device)
     seconds = time.perf_counter() - begin
     return _collect(teacher, canvases, encoded, rows, seconds)
 

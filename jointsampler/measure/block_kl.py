@@ -76,6 +76,8 @@ def block_kl(
     length = trajectories.length
     if not 2 <= k <= length:
         raise UserError(f"Block KL needs k between 2 and the response length {length}, not {k}.")
+    if not temperature > 0:
+        raise UserError(f"Block KL needs a positive temperature, not {temperature}.")
     starts = torch.arange(0, length - k + 1, k)
     n, per_row = len(trajectories), len(starts)
     index = torch.arange(n).repeat_interleave(per_row)  # block -> trajectory

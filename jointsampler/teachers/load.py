@@ -5,14 +5,17 @@ What a family does with its weights is in the family's file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError
 from .protocol import Teacher
@@ -34,6 +37,18 @@ def teacher_folder(name_or_path: str) -> Path:
             "nor a folder with a config.json."
         )
     return folder
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """transformers without its loading bars, which would drown a stage's own progress line."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def fingerprint(folder: Path) -> str:
@@ -96,9 +111,10 @@ def load_teacher(
         raise UserError(f"{folder} has no tokenizer.json: a teacher needs its tokenizer beside it.")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-        )
+        with no_progress_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            )
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"Cannot load the weights in {folder}: {error}") from None
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])

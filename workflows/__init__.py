@@ -1,0 +1,1 @@
+"""The Ray layer and the entry points: thin adapters, config -> plan -> run."""

@@ -1,0 +1,56 @@
+"""What every entry point shares: its command line, its out folder, its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jointsampler.config import Config, load_config
+from jointsampler.errors import UserError
+
+
+def out_folder(given: str) -> Path:
+    """The absolute, writable folder that ``--out`` names, created if need be.
+
+    Raises UserError: relative inside a submitted job (whose working directory is
+    a copy that Ray throws away), not a folder, not writable.
+    """
+    path = Path(given).expanduser()
+    if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise UserError(
+            f"--out {given!r} is relative, and a submitted job runs in a copy of the repository that "
+            "Ray deletes: give an absolute path."
+        )
+    path = path.absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {path} is not a writable folder: {error.strerror}.") from None
+    return path
+
+
+def parse(doc: str, argv: Sequence[str] | None = None) -> tuple[Config, Path]:
+    """(config, out folder) from a workflow's command line."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="a YAML file, for example workflows/configs/quickstart.yaml")
+    parser.add_argument("--out", required=True, help="the folder where everything is written")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    args = parser.parse_intermixed_args(argv)
+    return load_config(args.config, args.overrides), out_folder(args.out)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run ``main``; a UserError becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
