@@ -31,7 +31,9 @@ class RunConfig(Section):
     seed: int = 0
     threads: int = Field(0, ge=0, description="torch threads of pretrain; 0 leaves torch's own")
     experiment: str = "jointsampler"
-    mlflow_uri: str | None = Field(None, description="default: $MLFLOW_TRACKING_URI, else OUT/mlflow.db")
+    mlflow_uri: str | None = Field(
+        None, description="default: $MLFLOW_TRACKING_URI, else OUT/mlflow.db"
+    )
 
 
 class TeacherConfig(Section):
@@ -48,7 +50,9 @@ class CorpusConfig(Section):
 
     rows: PositiveInt = Field(1024, description="training trajectories")
     held_out: PositiveInt = Field(128, description="further trajectories, never trained on")
-    prompts: str | None = Field(None, description="a .jsonl, .parquet or .txt file of prompts, or tasks")
+    prompts: str | None = Field(
+        None, description="a .jsonl, .parquet or .txt file of prompts, or tasks"
+    )
     max_new_tokens: PositiveInt = 32
     temperature: float = 1.0
     top_p: float = 1.0
@@ -177,7 +181,9 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         except yaml.YAMLError as error:
             raise UserError(f"Config {path} is not valid YAML: {error}.") from None
         if not isinstance(tree, dict):
-            raise UserError(f"Config {path} must be a mapping of sections, not {type(tree).__name__}.")
+            raise UserError(
+                f"Config {path} must be a mapping of sections, not {type(tree).__name__}."
+            )
     for override in overrides:
         _apply_override(tree, override)
     try:

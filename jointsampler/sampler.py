@@ -175,7 +175,8 @@ class JointSampler(PreTrainedModel):
             return cls(config).to(teacher.device)
 
     @classmethod
-    def from_pretrained(cls, path, *args, **kwargs) -> JointSampler:  # noqa: D102, as in transformers
+    def from_pretrained(cls, path, *args, **kwargs) -> JointSampler:
+        """As in transformers, for a local folder; in evaluation mode. UserError if it holds no sampler."""
         folder = Path(path)
         if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
             raise UserError(

@@ -68,9 +68,10 @@ class Trajectories:
 
         Raises UserError where a teacher pass revealed more than one token.
         """
-        if not torch.equal(generation.teacher_passes, generation.order.new_full(
-            (len(generation.rows),), generation.order.shape[1]
-        )):
+        if not torch.equal(
+            generation.teacher_passes,
+            generation.order.new_full((len(generation.rows),), generation.order.shape[1]),
+        ):
             raise UserError(
                 "Trajectories come from sequential sampling (one token per teacher pass); "
                 "this generation revealed several."
@@ -184,9 +185,13 @@ def read_parquet(paths: Sequence[Path]) -> Trajectories:
             )
     for name in ("seed", "teacher"):
         if len(set(data[name])) != 1:
-            raise UserError(f"Corpus {where} mixes several values of {name!r}: keep one per folder.")
+            raise UserError(
+                f"Corpus {where} mixes several values of {name!r}: keep one per folder."
+            )
     if len(set(data["row_id"])) != len(data["row_id"]):
-        raise UserError(f"Corpus {where} holds a row id twice: delete the folder and sample it anew.")
+        raise UserError(
+            f"Corpus {where} holds a row id twice: delete the folder and sample it anew."
+        )
     return Trajectories(
         torch.tensor(data["row_id"]),
         data["prompt"],

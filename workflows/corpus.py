@@ -204,4 +204,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    from workflows import corpus  # under its own name, as the workers import it
+
+    entry.run(corpus.main)

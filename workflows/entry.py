@@ -40,7 +40,9 @@ def parse(doc: str, argv: Sequence[str] | None = None) -> tuple[Config, Path]:
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", help="a YAML file, for example workflows/configs/quickstart.yaml")
+    parser.add_argument(
+        "--config", help="a YAML file, for example workflows/configs/quickstart.yaml"
+    )
     parser.add_argument("--out", required=True, help="the folder where everything is written")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     args = parser.parse_intermixed_args(argv)

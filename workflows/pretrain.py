@@ -156,7 +156,10 @@ def train(
             since, tokens, recent = time.monotonic(), 0, []
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
             log.append({"step": step + 1, "held_out": held_out_loss(model, held_out, cfg, device)})
-            print(f"pretrain: step {step + 1} held out by mask ratio {log[-1]['held_out']}", flush=True)
+            print(
+                f"pretrain: step {step + 1} held out by mask ratio {log[-1]['held_out']}",
+                flush=True,
+            )
             state = {
                 "model": model.state_dict(),
                 "optimizers": [o.state_dict() for o in optimizers],
@@ -197,7 +200,9 @@ Held-out nats per masked token, by mask ratio (96 windows of 96 tokens):
 """
 
 
-def save(model: PreTrainedModel, tokenizer, cfg: PretrainConfig, log: list[dict], out: Path, fp: str):
+def save(
+    model: PreTrainedModel, tokenizer, cfg: PretrainConfig, log: list[dict], out: Path, fp: str
+):
     """float16 weights: half the size of float32, and finer than bfloat16 at these magnitudes."""
     folder = out / "teacher"
     parameters = sum(p.numel() for p in model.parameters())

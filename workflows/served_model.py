@@ -1,6 +1,6 @@
 """The registered model: a sampler and its teacher behind MLflow's predict.
 
-    model = mlflow.pyfunc.load_model("models:/jointsampler@latest")
+    model = mlflow.pyfunc.load_model("models:/jointsampler@newest")
     model.predict(pandas.DataFrame({"prompt": ["def main("]}), params={"k": 4})
 
 MLflow runs this file when it loads the model (models from code).
@@ -13,7 +13,14 @@ from mlflow.pyfunc import PythonModel
 
 from jointsampler import JointSampler, generate, load_teacher
 
-DEFAULTS = {"method": "joint", "k": 4, "max_new_tokens": 32, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+DEFAULTS = {
+    "method": "joint",
+    "k": 4,
+    "max_new_tokens": 32,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "seed": 0,
+}
 
 
 class ServedSampler(PythonModel):

@@ -59,7 +59,9 @@ def read_manifest(out: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete it to run every stage again.") from None
+        raise UserError(
+            f"{path} is not valid JSON ({error}): delete it to run every stage again."
+        ) from None
 
 
 def finished(plan: Plan) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from jointsampler.config import Config
 from jointsampler.errors import UserError
 
 REGISTERED_MODEL = "jointsampler"
+NEWEST = "newest"  # the alias that always points at the last one registered
 _OUT_TAG = "jointsampler.out"
 
 
@@ -33,7 +34,9 @@ class TrainReporter(UserCallback):
     def __init__(self, uri: str, run_id: str, steps: int):
         self.uri, self.run_id, self.steps = uri, run_id, steps
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
         report = metrics[0]
         shown = {k: report[k] for k in report if k == "loss" or k.startswith("captured")}
         if "loss" in report:
@@ -53,7 +56,11 @@ class TrainReporter(UserCallback):
         try:
             MlflowClient(self.uri).log_batch(self.run_id, metrics=points)
         except Exception as error:  # a lost metric must not cost a training
-            print(f"train: MLflow did not take step {report['step']}: {error}", file=sys.stderr, flush=True)
+            print(
+                f"train: MLflow did not take step {report['step']}: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class Tracker:
@@ -86,7 +93,7 @@ class Tracker:
                 registered_model_name=REGISTERED_MODEL,
             )
         version = str(info.registered_model_version)
-        self.client.set_registered_model_alias(REGISTERED_MODEL, "latest", version)
+        self.client.set_registered_model_alias(REGISTERED_MODEL, NEWEST, version)
         return version
 
 
@@ -131,7 +138,9 @@ def open_run(config: Config, out: Path) -> Iterator[Tracker]:
             run_id = found[0].info.run_id
             client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
         else:
-            run_id = client.create_run(experiment_id, run_name=out.name, tags={_OUT_TAG: str(out)}).info.run_id
+            run_id = client.create_run(
+                experiment_id, run_name=out.name, tags={_OUT_TAG: str(out)}
+            ).info.run_id
             params = flatten(config.model_dump(exclude={"pretrain"}))
             client.log_batch(run_id, params=[Param(k, v[:6000]) for k, v in params.items()])
     except Exception as error:

@@ -10,10 +10,12 @@ step computes is ``jointsampler/distill``.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +70,9 @@ class TrainPlan:
 def plan(config: Config, out: Path) -> TrainPlan:
     corpus_plan = corpus.plan(config, out)
     teacher = load_teacher(config.teacher.name, device="cpu")
-    teacher.layer_shape(config.sampler.width or teacher.hidden_size)  # refuses a width that does not fit
+    teacher.layer_shape(
+        config.sampler.width or teacher.hidden_size
+    )  # refuses a width that does not fit
     too_long = [k for k in config.train.validate_k if k > config.corpus.max_new_tokens]
     if too_long:
         raise UserError(
@@ -117,7 +121,9 @@ def start_engine(sampler: JointSampler, settings: TrainConfig, device: torch.dev
     return engine
 
 
-def validate(teacher, sampler, held_out, settings: TrainConfig, rank: int, world: int) -> dict[str, float]:
+def validate(
+    teacher, sampler, held_out, settings: TrainConfig, rank: int, world: int
+) -> dict[str, float]:
     """Captured dependency on held-out trajectories, each worker a share of them."""
     metrics = {}
     rows = held_out.select(range(min(settings.validate_rows, len(held_out)))[rank::world])
@@ -137,6 +143,8 @@ def validate(teacher, sampler, held_out, settings: TrainConfig, rank: int, world
 
 def train_loop(plan: TrainPlan) -> None:
     """What each worker runs."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # our reporter prints the progress
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     settings = plan.settings
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -157,7 +165,9 @@ def train_loop(plan: TrainPlan) -> None:
             start = client["step"]
         if rank == 0:
             print(f"train: going on from step {start}", flush=True)
-    fast = settings.precision == "bfloat16" or (settings.precision == "auto" and bf16_is_fast(device))
+    fast = settings.precision == "bfloat16" or (
+        settings.precision == "auto" and bf16_is_fast(device)
+    )
     low = torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
     distill = DistillSettings(
         settings.k_max, settings.depth_decay, settings.near, settings.far, settings.near_share
@@ -242,7 +252,9 @@ def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
         if plan.folder.exists():
             shutil.rmtree(plan.folder)
         shutil.copytree(Path(folder) / SAMPLER_FOLDER, plan.folder)
-    metrics = {k: v for k, v in result.metrics.items() if k.startswith(("captured", "loss", "step"))}
+    metrics = {
+        k: v for k, v in result.metrics.items() if k.startswith(("captured", "loss", "step"))
+    }
     return {"workers": pool.size, "seconds": round(time.monotonic() - begin, 1), **metrics}
 
 
@@ -256,4 +268,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    from workflows import train  # under its own name, as the workers import it
+
+    entry.run(train.main)

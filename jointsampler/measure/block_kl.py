@@ -95,7 +95,12 @@ def block_kl(
 
 
 def _blocks(
-    teacher: Teacher, sampler: JointSampler | None, paths: Paths, t: Tensor, k: int, temperature: float
+    teacher: Teacher,
+    sampler: JointSampler | None,
+    paths: Paths,
+    t: Tensor,
+    k: int,
+    temperature: float,
 ) -> tuple[Tensor, Tensor | None]:
     """Summed KL [B] of one block per row, starting at reveal t [B]: (marginal, sampler or None)."""
     each = torch.arange(len(t), device=t.device)

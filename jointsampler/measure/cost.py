@@ -61,4 +61,6 @@ def pass_cost(
 
     teacher_seconds = timed(lambda: teacher.hidden(canvas.ids))
     sampler_seconds = timed(lambda: sampler(teacher.embed(canvas.ids), hidden))
-    return PassCost(teacher_seconds, sampler_seconds, sampler_seconds / teacher_seconds, batch, length)
+    return PassCost(
+        teacher_seconds, sampler_seconds, sampler_seconds / teacher_seconds, batch, length
+    )

@@ -9,7 +9,10 @@ each other (the ceiling) belongs beside every number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -28,6 +31,20 @@ class MauveScore:
         return asdict(self)
 
 
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """faiss writes a line per clustering about the bucket count, which is chosen on purpose."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123, a device
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def mauve(
     reference: Sequence[np.ndarray], samples: Sequence[np.ndarray], kmeans_seeds: int = 5
 ) -> MauveScore:
@@ -41,9 +58,14 @@ def mauve(
     for p, q in zip(reference, samples, strict=True):
         n = min(len(p), len(q))
         for seed in range(kmeans_seeds):
-            result = compute_mauve(
-                p_features=p[:n], q_features=q[:n], num_buckets=max(2, round(n / 10)), seed=seed, verbose=False
-            )
+            with _quiet_stderr():
+                result = compute_mauve(
+                    p_features=p[:n],
+                    q_features=q[:n],
+                    num_buckets=max(2, round(n / 10)),
+                    seed=seed,
+                    verbose=False,
+                )
             values.append(float(result.mauve))
     mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
     return MauveScore(mean, sd, mean - 2 * sd, min(1.0, mean + 2 * sd), n, len(values))

@@ -14,14 +14,15 @@ from pathlib import Path
 from ..errors import UserError
 
 # Data tables, vendored trees and tests: not the prose-and-code mix wanted here.
-EXCLUDED_FOLDERS = frozenset(
-    "test tests idle_test encodings lib2to3 pydoc_data idlelib turtledemo ensurepip tkinter "
-    "distutils site-packages dist-packages __pycache__ config".split()
-)
-HELD_OUT = frozenset(
-    "argparse.py heapq.py statistics.py textwrap.py shlex.py fractions.py difflib.py calendar.py "
-    "queue.py tempfile.py zipfile.py csv.py configparser.py sched.py bisect.py".split()
-)
+EXCLUDED_FOLDERS = {
+    *("test", "tests", "idle_test", "encodings", "lib2to3", "pydoc_data", "idlelib", "turtledemo"),
+    *("ensurepip", "tkinter", "distutils", "site-packages", "dist-packages", "__pycache__"),
+}
+HELD_OUT = {
+    *("argparse.py", "bisect.py", "calendar.py", "configparser.py", "csv.py", "difflib.py"),
+    *("fractions.py", "heapq.py", "queue.py", "sched.py", "shlex.py", "statistics.py"),
+    *("tempfile.py", "textwrap.py", "zipfile.py"),
+}
 
 
 def stdlib_files() -> list[Path]:

@@ -6,10 +6,11 @@ import random
 from typing import NamedTuple, Protocol
 
 # Short lower-case names, so that a small byte-level BPE can make each one token.
-NAMES = (
-    "ann bob cid dan eve fay gus hal ida jim kay leo mia ned oli pam "
-    "ray sue tom uma vic wes xia yan zoe ava ben cat dov eli flo gil"
-).split()
+_NAMES = """
+    ann bob cid dan eve fay gus hal ida jim kay leo mia ned oli pam
+    ray sue tom uma vic wes xia yan zoe ava ben cat dov eli flo gil
+"""
+NAMES = _NAMES.split()
 
 
 class Example(NamedTuple):

@@ -11,10 +11,7 @@ def working(a: int, b: int) -> str:
     units = a % 10 + b % 10
     carry = units // 10
     tens = a // 10 + b // 10 + carry
-    return (
-        f" {a % 10} + {b % 10} = {units}, {a // 10} + {b // 10} + {carry} = {tens}, "
-        f"sum {a + b}"
-    )
+    return f" {a % 10} + {b % 10} = {units}, {a // 10} + {b // 10} + {carry} = {tens}, sum {a + b}"
 
 
 class Arithmetic:

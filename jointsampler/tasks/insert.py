@@ -14,9 +14,7 @@ class Insert:
         items = draw_items(rng, high=5)
         new = rng.choice([name for name in NAMES if name not in items])
         at = rng.randint(0, len(items))
-        return Example(
-            prompt_of(self.name, items, new), answer_of([*items[:at], new, *items[at:]])
-        )
+        return Example(prompt_of(self.name, items, new), answer_of([*items[:at], new, *items[at:]]))
 
     def check(self, prompt: str, text: str) -> bool:
         items, (new,) = fields_of(prompt)

@@ -113,7 +113,11 @@ def load_teacher(
     try:
         with no_progress_bars():
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                output_loading_info=True,
             )
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"Cannot load the weights in {folder}: {error}") from None

@@ -58,7 +58,9 @@ class StockTeacher:
 
     def layer_shape(self, width: int) -> LayerShape:
         config = self.model.config
-        head_dim = getattr(config, "head_dim", None) or self.hidden_size // config.num_attention_heads
+        head_dim = (
+            getattr(config, "head_dim", None) or self.hidden_size // config.num_attention_heads
+        )
         if width < head_dim or width % head_dim:
             raise UserError(
                 f"Sampler width {width} is not a multiple of the head size {head_dim} of teacher "

@@ -16,8 +16,7 @@ from .margin import Margin
 from .random import Random
 
 ORDERS: dict[str, OrderPolicy] = {
-    policy.name: policy
-    for policy in (Entropy(), Confidence(), Margin(), Random(), LeftToRight())
+    policy.name: policy for policy in (Entropy(), Confidence(), Margin(), Random(), LeftToRight())
 }
 
 

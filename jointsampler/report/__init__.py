@@ -1,0 +1,1 @@
+"""The report: one results schema, its plots, one self-contained HTML page."""

@@ -1,0 +1,136 @@
+"""The report's plots as inline SVG: one figure, one question."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .results import MethodResult, Results
+
+COLOURS = {"marginal": "#c2410c", "joint": "#0f766e", "sequential": "#475569"}
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jointsampler",  # the same numbers give the same bytes
+    "figure.constrained_layout.use": True,
+}
+
+
+def as_svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def responsive(svg: str) -> str:
+    """Without fixed sizes, so that the page's column decides."""
+    for size in ("width", "height"):
+        svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
+    return svg
+
+
+def _series(results: Results, method: str, field: str) -> list[tuple[int, object]]:
+    """(k, interval) of a method, opened by the sequential samples at k = 1."""
+    rows: list[MethodResult] = [r for r in results.methods if r.method in (method, "sequential")]
+    return sorted((r.k, getattr(r, field)) for r in rows if getattr(r, field) is not None)
+
+
+def _draw(axes: Axes, results: Results, field: str) -> None:
+    for method in sorted({r.method for r in results.methods} - {"sequential"}):
+        points = _series(results, method, field)
+        ks = [k for k, _ in points]
+        values = [p.value for _, p in points]
+        errors = [
+            [p.value - p.low for _, p in points],
+            [max(0.0, p.high - p.value) for _, p in points],
+        ]
+        axes.errorbar(
+            range(len(ks)),
+            values,
+            errors,
+            marker="o",
+            capsize=3,
+            color=COLOURS.get(method),
+            label=method,
+        )
+        axes.set_xticks(range(len(ks)), [str(k) for k in ks])
+    axes.set_xlabel("k, tokens per teacher pass")
+
+
+def mauve_figure(axes: Axes, results: Results) -> None:
+    _draw(axes, results, "mauve")
+    ceiling = results.ceiling.mauve
+    axes.axhspan(ceiling.low, ceiling.high, color="#94a3b8", alpha=0.25, lw=0)
+    axes.axhline(ceiling.value, color="#475569", lw=1, ls="--", label="k = 1 against k = 1")
+    axes.set_ylim(0, 1.05)
+    axes.set_title("MAUVE against the true joint")
+    axes.legend(frameon=False)
+
+
+def nll_figure(axes: Axes, results: Results) -> None:
+    _draw(axes, results, "nll")
+    axes.set_title("NLL under the judge, nats per token")
+    axes.legend(frameon=False)
+
+
+def dependency_figure(axes: Axes, results: Results) -> None:
+    ks = sorted({r.k for r in results.methods if r.block_kl is not None})
+    for offset, method in ((-0.2, "marginal"), (0.2, "joint")):
+        rows = [r for r in results.methods if r.method == method and r.block_kl is not None]
+        for r in rows:
+            nats = r.block_kl.nats
+            axes.bar(
+                ks.index(r.k) + offset,
+                nats.value,
+                0.38,
+                color=COLOURS[method],
+                yerr=[[nats.value - nats.low], [nats.high - nats.value]],
+                capsize=3,
+                label=method if r.k == ks[0] else None,
+            )
+            if r.block_kl.captured is not None:
+                axes.annotate(
+                    f"{r.block_kl.captured.value:.0%}\ncaptured",
+                    (ks.index(r.k) + offset, nats.high),
+                    ha="center",
+                    va="bottom",
+                    fontsize=8,
+                )
+    axes.set_xticks(range(len(ks)), [str(k) for k in ks])
+    axes.set_xlabel("k, tokens per teacher pass")
+    axes.set_title("Block KL to the true joint, nats")
+    axes.legend(frameon=False)
+
+
+def figures(results: Results) -> dict[str, str]:
+    """SVG text of every plot that the results allow; "summary" is the README's picture."""
+    with plt.rc_context(STYLE):
+        wanted = {}
+        if any(r.block_kl for r in results.methods):
+            wanted["dependency"] = dependency_figure
+        if results.ceiling is not None:
+            wanted |= {"mauve": mauve_figure, "nll": nll_figure}
+        made = {}
+        for name, draw in wanted.items():
+            figure, axes = plt.subplots(figsize=(4.6, 3.4))
+            draw(axes, results)
+            made[name] = as_svg(figure)
+        if wanted:
+            figure, all_axes = plt.subplots(
+                1, len(wanted), figsize=(4.2 * len(wanted), 3.2), squeeze=False
+            )
+            for axes, draw in zip(all_axes[0], wanted.values(), strict=True):
+                draw(axes, results)
+            made["summary"] = as_svg(figure)
+    return made

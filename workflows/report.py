@@ -1,0 +1,63 @@
+"""Report: results.json to a page, the page and the sampler to MLflow.
+
+python workflows/report.py --config workflows/configs/quickstart.yaml --out DIR
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from jointsampler.config import Config
+from jointsampler.report.page import write_report
+from jointsampler.report.results import read_results
+from workflows import entry, evaluate
+from workflows.stage import digest, require, run_once
+from workflows.tracking import REGISTERED_MODEL, Tracker, open_run
+
+
+@dataclass(frozen=True)
+class ReportPlan:
+    out: Path
+    evaluate: evaluate.EvaluatePlan
+
+    stage = "report"
+
+    @property
+    def page(self) -> Path:
+        return self.out / "report" / "index.html"
+
+    @property
+    def key(self) -> str:
+        return digest(self.evaluate.key)
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [self.page]
+
+
+def plan(config: Config, out: Path) -> ReportPlan:
+    return ReportPlan(out, evaluate.plan(config, out))
+
+
+def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:
+    page = write_report(read_results(plan.evaluate.results), plan.page.parent)
+    tracker.log_folder(page.parent, "report")
+    version = tracker.register_sampler(plan.evaluate.train.folder)
+    return {"page": str(page), "model": f"models:/{REGISTERED_MODEL}/{version}"}
+
+
+def main() -> None:
+    config, out = entry.parse(__doc__)
+    report_plan = plan(config, out)
+    require(report_plan.evaluate)
+    with open_run(config, out) as tracker:
+        run_once(report_plan, lambda: run(report_plan, tracker))
+
+
+if __name__ == "__main__":
+    entry.run(main)
