@@ -1,0 +1,223 @@
+"""The whole workflow on a real Ray head, through real job submission."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import mlflow
+import pandas
+import pytest
+import ray
+from mlflow.tracking import MlflowClient
+
+from jointsampler import JointSampler, block_kl, load_teacher
+from jointsampler.report.results import read_results
+from jointsampler.trajectories import read_parquet
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "corpus.rows=24", "corpus.held_out=8", "corpus.rows_per_file=8", "corpus.max_new_tokens=8",
+    "train.steps=12", "train.batch_size=4", "train.k_max=4", "train.report_every=4",
+    "train.validate_every=6", "train.save_every=6", "train.validate_rows=8", "sampler.width=32",
+    "evaluate.samples=12", "evaluate.samples_per_item=6", "evaluate.ks=[1, 2, 4]",
+    "evaluate.kmeans_seeds=2", "evaluate.shown=2",
+]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(url: str, process: subprocess.Popen, seconds: float = 90) -> None:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        assert process.poll() is None, "ray start ended"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(f"{url} did not answer in {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A Ray head of its own, on free ports, in a process group that this fixture ends."""
+    port, dashboard = free_port(), free_port()
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    with tempfile.TemporaryDirectory(prefix="js", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [
+                *("ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=4"),
+                *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+                *(f"--temp-dir={folder}", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"),
+            ],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            wait_for(f"http://127.0.0.1:{dashboard}/api/version", process)
+            yield f"http://127.0.0.1:{dashboard}", environment
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def submit(head, out: Path, *overrides: str) -> str:
+    address, environment = head
+    done = subprocess.run(
+        [
+            *("ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--"),
+            *("python", "workflows/pipeline.py", "--config", "workflows/configs/quickstart.yaml"),
+            *("--out", str(out), *SMALL, *overrides),
+        ],
+        env=environment, capture_output=True, text=True, timeout=420, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def judge_folder(tmp_path_factory):
+    """A random causal LM: the numbers mean nothing, the path through the code is the real one."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    teacher = load_teacher("tiny", device="cpu")
+    folder = tmp_path_factory.mktemp("judge")
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=teacher.vocab_size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            bos_token_id=0,
+            eos_token_id=1,
+        )  # fmt: skip
+    ).save_pretrained(folder)
+    teacher.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_runs(head, judge_folder, tmp_path_factory):
+    """Two submitted jobs that share one MLflow: 2 teachers, then 1 teacher and another seed of training."""
+    base = tmp_path_factory.mktemp("runs")
+    uri = f"run.mlflow_uri=sqlite:///{base / 'mlflow.db'}"
+    judge = f"evaluate.judge={judge_folder}"
+    first = submit(head, base / "a", uri, judge, "corpus.actors=2", "train.workers=2")
+    submit(head, base / "b", uri, judge, "corpus.actors=1", "train.workers=1", "train.zero_stage=2")
+    again = submit(head, base / "a", uri, judge, "corpus.actors=2", "train.workers=2")
+    return base, first, again
+
+
+def test_a_submitted_job_leaves_everything_under_out(two_runs):
+    out = two_runs[0] / "a"
+    assert {"manifest.json", "corpus", "sampler", "report"} <= {path.name for path in out.iterdir()}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert list(manifest["stages"]) == ["corpus", "train", "evaluate", "report"]
+    assert manifest["stages"]["corpus"]["results"]["rows"] == 24
+    assert len(list((out / "corpus").glob("*.parquet"))) == 4
+
+
+def test_the_corpus_does_not_depend_on_the_number_of_actors(two_runs):
+    a, b = (read_parquet(sorted((two_runs[0] / x / "corpus").glob("*.parquet"))) for x in "ab")
+    assert a.row_ids.tolist() == list(range(32))
+    assert a.tokens.tolist() == b.tokens.tolist() and a.order.tolist() == b.order.tolist()
+
+
+def test_a_second_submission_skips_every_stage(two_runs):
+    _, first, again = two_runs
+    assert "skipped" not in first
+    assert again.count("nothing changed, skipped") == 4
+
+
+def test_progress_is_told_for_every_long_stage(two_runs):
+    first = two_runs[1]
+    for stage in ("corpus: 32/32 rows", "train: step 12/12", "evaluate:", "report:"):
+        assert stage in first
+
+
+def test_the_report_has_every_method_and_k_with_intervals(two_runs):
+    out = two_runs[0] / "a"
+    results = read_results(out / "report" / "results.json")
+    assert [(r.method, r.k) for r in results.methods] == [
+        ("sequential", 1), ("marginal", 2), ("joint", 2), ("marginal", 4), ("joint", 4),
+    ]  # fmt: skip
+    assert all(r.samples == 24 and r.mauve and r.nll for r in results.methods)
+    joint = results.of("joint", 4)
+    assert (joint.teacher_passes, joint.sampler_passes) == (2, 6)
+    assert (
+        joint.block_kl.captured.low <= joint.block_kl.captured.value <= joint.block_kl.captured.high
+    )
+    assert results.ceiling.mauve == results.of("sequential", 1).mauve
+    page = (out / "report" / "index.html").read_text()
+    assert page.count("<svg") == 3
+
+
+def test_reported_block_kl_is_what_the_library_measures(two_runs):
+    out = two_runs[0] / "a"
+    teacher = load_teacher("tiny", device="cpu")
+    sampler = JointSampler.from_pretrained(out / "sampler")
+    rows = read_parquet(sorted((out / "corpus").glob("*.parquet"))).select(range(24, 32))
+    direct = block_kl(teacher, sampler, rows, k=4)
+    reported = read_results(out / "report" / "results.json").of("joint", 4).block_kl
+    assert reported.nats.value == pytest.approx(direct.sampler.value, rel=1e-4)
+    assert reported.captured.value == pytest.approx(direct.captured.value, rel=1e-3, abs=1e-4)
+
+
+def test_mlflow_holds_two_finished_runs_and_a_model_that_loads_and_generates(two_runs):
+    base = two_runs[0]
+    uri = f"sqlite:///{base / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("jointsampler").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["a", "b"]
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert run.data.params["train.steps"] == "12"
+        assert "joint_k4/captured" in run.data.metrics and "train/loss" in run.data.metrics
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")] == [
+            4,
+            8,
+            12,
+        ]
+        assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["report"]
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model("models:/jointsampler@newest")
+    frame = pandas.DataFrame({"prompt": ["import ", "reverse: ann bob ->"]})
+    texts = model.predict(frame)
+    assert len(texts) == 2 and all(isinstance(text, str) for text in texts)
+
+
+def test_an_actor_count_of_one_or_two_gives_the_trained_sampler_of_its_teacher(two_runs):
+    teacher = load_teacher("tiny", device="cpu")
+    for name in "ab":
+        JointSampler.from_pretrained(two_runs[0] / name / "sampler").check_teacher(teacher)
+
+
+def test_the_library_imports_neither_ray_nor_mlflow_nor_deepspeed():
+    code = (
+        "import sys, jointsampler, jointsampler.judges, jointsampler.report.page, jointsampler.distill; "
+        "print([m for m in ('ray', 'mlflow', 'deepspeed') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert ray.__version__

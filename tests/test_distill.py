@@ -1,0 +1,130 @@
+"""Distillation: the loss is what the paper says, and following it helps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jointsampler import JointSampler, Trajectories, block_kl, generate
+from jointsampler.distill import DistillSettings, distill_step, draw_states
+from jointsampler.distill.loss import forward_kl
+from jointsampler.distill.step import depth_weights
+from jointsampler.distill.targets import loss_window
+from jointsampler.trajectories import Paths
+
+from .analytic import OracleSampler, shuffle_teacher
+
+
+@pytest.fixture(scope="module")
+def rows(tiny):
+    out = generate(tiny, method="sequential", k=1, num_samples=6, max_new_tokens=12, seed=9)
+    return Trajectories.from_generation(out, 9, tiny)
+
+
+def test_forward_kl_is_the_textbook_value_and_forbidden_ids_add_nothing():
+    p = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    q = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    expected = (p * (p / q).log()).sum()
+    infinity = torch.tensor([-torch.inf], dtype=torch.float64)
+    value = forward_kl(torch.cat([p.log(), infinity]), torch.cat([q.log() + 3, infinity]))
+    assert value.item() == pytest.approx(expected.item())
+
+
+def test_forward_kl_has_finite_gradients_beside_forbidden_ids():
+    logits = torch.tensor([0.3, -0.2, -torch.inf], requires_grad=True)
+    target = torch.tensor([0.5, 0.5, 0.0]).log()
+    forward_kl(target, logits).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_loss_is_zero_for_the_teacher_itself():
+    teacher = shuffle_teacher(5)
+    out = generate(teacher, method="sequential", k=1, num_samples=8, max_new_tokens=5)
+    rows = Trajectories.from_generation(out, 0, teacher)
+    _, starts = draw_states(8, 5, 8, seed=0, step=0)
+    loss, _ = distill_step(
+        teacher, OracleSampler(teacher), rows, starts, DistillSettings(k_max=4), 0
+    )
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_loss_equals_a_direct_computation(tiny, trained_like, rows):
+    """Depth by depth, position by position, in float64, without the batched code."""
+    settings = DistillSettings(k_max=3, near=12, far=12, near_share=0.5)
+    starts = torch.tensor([0, 2, 4, 6, 8, 10])
+    loss, metrics = distill_step(tiny, trained_like, rows, starts, settings, seed=1)
+    paths = Paths.of(rows, tiny)
+    per_depth = {1: [], 2: []}
+    with torch.no_grad():
+        for row, t in enumerate(starts.tolist()):
+            one = Paths.of(rows.select([row]), tiny)
+            hidden = tiny.hidden(one.state(torch.tensor([t])))
+            for d in (1, 2):
+                if t + d > 11:
+                    continue
+                state = one.state(torch.tensor([t + d]))
+                hidden = trained_like(tiny.embed(state), hidden)
+                p = tiny.logits(tiny.hidden(state)).double().softmax(-1)
+                q = tiny.logits(hidden).double().softmax(-1)
+                kl = torch.where(p > 0, p * (p / q).log(), 0.0).sum(-1)[0, 1:]
+                still = paths.rank[row] >= t + d  # with near = 12 every masked position is near
+                per_depth[d].append(kl[still].mean())
+    weights = depth_weights(settings, torch.device("cpu")).double()
+    expected = sum(
+        w * torch.stack(per_depth[d]).mean() for d, w in zip((1, 2), weights, strict=True)
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert metrics["kl_d1"].item() == pytest.approx(
+        torch.stack(per_depth[1]).mean().item(), rel=1e-3
+    )
+
+
+def test_depth_weights_are_the_papers():
+    weights = depth_weights(DistillSettings(k_max=4, depth_decay=0.5), torch.device("cpu"))
+    expected = torch.softmax(torch.tensor([1.0, 0.5, 0.25]), 0)
+    assert torch.allclose(weights, expected)
+
+
+def test_a_window_holds_the_next_reveals_and_random_others_and_its_weights_sum_to_one(tiny, rows):
+    paths = Paths.of(rows, tiny)
+    t = torch.tensor([0, 3, 6, 9, 10, 11])
+    window = loss_window(paths, t, near=2, far=3, near_share=0.6, seed=0, keys=rows.row_ids)
+    ahead = paths.rank.gather(1, window.positions) - t[:, None]
+    assert (ahead[:, 0] == 0).all()  # the next reveal leads
+    assert torch.allclose(window.weight.sum(1), torch.ones(6))
+    assert (window.weight[ahead < 0] == 0).all()
+    assert window.weight[0].tolist() == pytest.approx([0.3, 0.3, 0.4 / 3, 0.4 / 3, 0.4 / 3])
+    assert window.weight[5].tolist() == pytest.approx([1, 0, 0, 0, 0])  # one masked position left
+    again = loss_window(paths, t, near=2, far=3, near_share=0.6, seed=1, keys=rows.row_ids)
+    assert not torch.equal(again.positions, window.positions)
+
+
+def test_draws_of_a_step_are_pure_and_cover_rows_and_starts():
+    rows, starts = draw_states(10, 8, 4000, seed=3, step=5)
+    again = draw_states(10, 8, 4000, seed=3, step=5)
+    assert torch.equal(rows, again[0]) and torch.equal(starts, again[1])
+    assert sorted(rows.unique().tolist()) == list(range(10))
+    assert sorted(starts.unique().tolist()) == list(range(7))
+    assert not torch.equal(rows, draw_states(10, 8, 4000, seed=3, step=6)[0])
+
+
+def test_a_little_training_captures_dependency_that_was_never_seen():
+    """On a shuffle, where the truth is known: held-out captured dependency rises from 0."""
+    teacher = shuffle_teacher(4)
+    out = generate(
+        teacher, method="sequential", k=1, num_samples=400, max_new_tokens=4, batch_size=400
+    )
+    every = Trajectories.from_generation(out, 0, teacher)
+    train, held_out = every.select(range(300)), every.select(range(300, 400))
+    sampler = JointSampler.for_teacher(teacher, width=32, seed=0)
+    assert block_kl(teacher, sampler, held_out, k=4).captured.value == pytest.approx(0, abs=1e-4)
+    optimizer = torch.optim.AdamW(sampler.parameters(), lr=3e-3)
+    settings = DistillSettings(k_max=4, near=4, far=0)
+    for step in range(150):
+        index, starts = draw_states(300, 4, 32, seed=0, step=step)
+        loss, _ = distill_step(teacher, sampler, train.select(index), starts, settings, 0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(sampler.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert block_kl(teacher, sampler.eval(), held_out, k=4).captured.low > 0.8

@@ -1,0 +1,89 @@
+"""The embedded teacher's recipe: reproducible batches, an honest split, the right objective."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from jointsampler.pretraining.batches import Batch, SequenceSource
+from jointsampler.pretraining.objective import corrupt, masked_loss
+from jointsampler.pretraining.text import HELD_OUT, corpus_fingerprint, read_source, split_files
+from jointsampler.pretraining.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def source(tiny):
+    train, _ = split_files()
+    return SequenceSource(tiny.tokenizer, [read_source(path) for path in train[:8]], seed=0)
+
+
+def test_held_out_files_exist_and_are_never_trained_on():
+    train, held_out = split_files()
+    assert {path.name for path in held_out} == HELD_OUT
+    assert not HELD_OUT & {path.name for path in train}
+    assert len(train) > 300
+    assert not any("test" in path.parts for path in train)
+
+
+def test_the_fingerprint_follows_the_content(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text("x = 1\n")
+    first = corpus_fingerprint([path])
+    path.write_text("x = 2\n")
+    assert corpus_fingerprint([path]) != first
+
+
+def test_a_batch_is_a_pure_function_of_its_step(source):
+    a, b = (source.batch(4, 640, [32, 64], 0.3) for _ in range(2))
+    assert torch.equal(a.ids, b.ids) and torch.equal(a.t, b.t)
+    assert a.ids.shape == (20, 32)
+    assert source.batch(5, 640, [32, 64], 0.3).ids.shape == (10, 64)
+
+
+def test_rows_open_with_bos_and_keep_it_and_prompts_unmasked(source, tiny):
+    batch = source.batch(0, 64 * 64, [64], 1.0)
+    assert (batch.ids[:, 0] == tiny.bos_id).all() and not batch.maskable[:, 0].any()
+    arrow = tiny.tokenizer.encode(" ->", add_special_tokens=False)[-1]
+    for ids, maskable in zip(batch.ids.tolist(), batch.maskable, strict=True):
+        end = ids.index(arrow)
+        assert not maskable[: end + 1].any() and maskable[end + 1 :].all()
+
+
+def test_mask_ratios_of_a_batch_cover_the_unit_interval(source):
+    t = source.batch(1, 64 * 50, [64], 0.0).t.sort().values
+    assert ((t - torch.arange(50) / 50).abs() < 0.021).all()
+
+
+def test_corruption_masks_what_it_may_at_the_rate_it_says(tiny):
+    ids = torch.full((400, 50), 10)
+    maskable = torch.ones_like(ids, dtype=torch.bool)
+    maskable[:, :10] = False
+    batch = Batch(ids, maskable, torch.full((400,), 0.3))
+    noisy, masked = corrupt(batch, tiny.mask_id, torch.Generator().manual_seed(0))
+    assert not masked[:, :10].any()
+    assert masked[:, 10:].float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(noisy == tiny.mask_id, masked)
+
+
+def test_the_objective_is_cross_entropy_weighted_by_one_over_t(tiny, source):
+    batch = source.batch(2, 320, [32], 0.5)
+    generator = torch.Generator().manual_seed(5)
+    noisy, masked = corrupt(batch, tiny.mask_id, torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        loss, nats = masked_loss(tiny.model, batch, tiny.mask_id, generator)
+        logits = tiny.model(input_ids=noisy).logits.double()
+    total = 0.0
+    for row in range(len(batch.ids)):
+        each = F.cross_entropy(logits[row], batch.ids[row], reduction="none")
+        total += (each * masked[row]).sum() / batch.t[row]
+    assert loss.item() == pytest.approx((total / batch.maskable.sum()).item(), rel=1e-4)
+    plain = F.cross_entropy(logits[masked], batch.ids[masked])
+    assert nats.item() == pytest.approx(plain.item(), rel=1e-4)
+
+
+def test_a_tokenizer_gives_back_every_text():
+    tokenizer = train_tokenizer(["def f(x):\n    return x\n" * 20], 300)
+    for text in ("def f(x):\n\treturn 1234\n", "naïve — ünïcode ☃\n", "  \n\n   x"):
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+    assert len(tokenizer.encode("1234", add_special_tokens=False)) == 4  # digits stay apart

@@ -1,0 +1,66 @@
+"""The sampler as an artefact: saved, loaded, tied to its teacher."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from jointsampler import JointSampler, UserError, block_kl, generate
+
+from .analytic import skewed_teacher
+
+
+def test_a_saved_sampler_reloads_bit_equal(tiny, trained_like, tmp_path):
+    trained_like.save_pretrained(tmp_path)
+    loaded = JointSampler.from_pretrained(tmp_path)
+    for (name, a), (_, b) in zip(
+        trained_like.state_dict().items(), loaded.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    assert loaded.config.teacher_fingerprint == tiny.fingerprint
+    assert loaded.config.width == 64
+    kwargs = dict(method="joint", k=4, num_samples=3, max_new_tokens=8)
+    before, after = generate(tiny, trained_like, **kwargs), generate(tiny, loaded, **kwargs)
+    assert torch.equal(before.sequences, after.sequences)
+
+
+def test_a_sampler_refuses_another_teacher(trained_like):
+    other = skewed_teacher()
+    with pytest.raises(UserError, match="was distilled from teacher 'tiny'"):
+        generate(other, trained_like, method="joint", k=2, max_new_tokens=4)
+
+
+def test_block_kl_refuses_it_too(tiny, trained_like, samples):
+    trained_like.config.teacher_fingerprint, kept = "other", trained_like.config.teacher_fingerprint
+    try:
+        with pytest.raises(UserError, match="was distilled from"):
+            block_kl(tiny, trained_like, samples, k=2)
+    finally:
+        trained_like.config.teacher_fingerprint = kept
+
+
+def test_a_width_that_does_not_fit_the_heads_is_refused(tiny):
+    with pytest.raises(UserError, match="multiple of the head size 32"):
+        JointSampler.for_teacher(tiny, width=100)
+
+
+def test_a_folder_without_a_sampler_is_refused(tmp_path):
+    with pytest.raises(UserError, match="No sampler in"):
+        JointSampler.from_pretrained(tmp_path)
+
+
+def test_the_same_seed_gives_the_same_fresh_sampler_and_leaves_torchs_stream_alone(tiny):
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    a, b = (JointSampler.for_teacher(tiny, width=32, seed=7) for _ in range(2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not a.project.weight.any()  # zero: an untrained sampler is the marginal model
+
+
+def test_the_config_on_disk_says_what_it_is(trained_like, tmp_path):
+    trained_like.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["model_type"], config["width"], config["layers"]) == ("jointsampler", 64, 1)
