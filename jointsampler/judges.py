@@ -22,7 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from .errors import UserError
 from .teachers.load import no_progress_bars
@@ -150,11 +156,23 @@ def _convert_smollm2(gguf_path: Path, folder: Path) -> None:
 def prepare_judge(name: str) -> str | None:
     """The folder or hub id of a judge, fetched if it is the default one; None for ``none``.
 
-    Called before any work starts. Raises UserError naming the way out.
+    Called before any work starts: of another model, config and tokenizer must be
+    within reach. Raises UserError naming the way out.
     """
     if name == NONE:
         return None
-    return str(fetch_smollm2()) if name == SMOLLM2 else name
+    if name == SMOLLM2:
+        return str(fetch_smollm2())
+    try:
+        AutoConfig.from_pretrained(name)
+        AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, error) from None
+    return name
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    return UserError(f"Cannot load judge {name!r}: {str(error).splitlines()[0]} {_WAY_OUT}")
 
 
 @dataclass(frozen=True)
@@ -176,8 +194,7 @@ class Judge:
                 self.tokenizer = AutoTokenizer.from_pretrained(model_id)
                 model = AutoModelForCausalLM.from_pretrained(model_id, dtype=dtype)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"Cannot load judge {model_id!r}: {reason} {_WAY_OUT}") from None
+            raise _unloadable(model_id, error) from None
         self.name = model_id
         self.model = model.to(device).eval().requires_grad_(False)
         opening = self.tokenizer.bos_token_id

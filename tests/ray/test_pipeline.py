@@ -73,7 +73,7 @@ def head():
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(30)
+                process.wait(10)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
 
@@ -111,7 +111,7 @@ def judge_folder(tmp_path_factory):
             num_key_value_heads=2,
             bos_token_id=0,
             eos_token_id=1,
-        )  # fmt: skip
+        )
     ).save_pretrained(folder)
     teacher.tokenizer.save_pretrained(folder)
     return folder

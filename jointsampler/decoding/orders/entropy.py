@@ -8,6 +8,9 @@ from torch import Tensor
 from ._policy import OrderView
 
 
+_NEVER = 1e4  # nats below the largest: exp(-1e4) is 0, and 0 x 1e4 is 0, where 0 x inf is not
+
+
 class Entropy:
     name = "entropy"
     needs_logits = True
@@ -24,8 +27,8 @@ def entropy(logits: Tensor) -> Tensor:
     nearly certain positions would follow rounding noise of the batch.
     """
     top, index = logits.max(dim=-1, keepdim=True)
-    gap = top - logits  # [..., V], >= 0, inf at forbidden ids
-    weight = torch.exp(-gap).scatter(-1, index, 0.0)  # the largest apart
+    gap = (top - logits).clamp_max_(_NEVER)  # [..., V], >= 0
+    weight = torch.exp(-gap).scatter_(-1, index, 0.0)  # the largest apart
     rest = weight.sum(-1)
-    energy = torch.where(weight > 0, weight * gap, 0.0).sum(-1)
+    energy = weight.mul_(gap).sum(-1)
     return torch.log1p(rest) + energy / (1 + rest)

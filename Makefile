@@ -1,0 +1,24 @@
+# Everything from a fresh machine: `make quickstart`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out/quickstart
+
+.PHONY: install quickstart test lint
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+quickstart: install
+	$(VENV)/bin/python workflows/pipeline.py --config workflows/configs/quickstart.yaml --out $(OUT)
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
