@@ -39,7 +39,7 @@ def refusal(main, capsys, monkeypatch, *arguments: str) -> str:
         (["corpus.prompts=absent.csv"], "or 'tasks'"),
         (["corpus.max_new_tokens=400"], "exceeds the context"),
         (["corpus.temperature=-1"], "temperature must be"),
-        (["evaluate.judge=no/such-judge"], "evaluate.judge=none"),
+        (["evaluate.judge=/no/such/judge"], "evaluate.judge=none"),
         (["run.mlflow_uri=http://127.0.0.1:9"], "Cannot use MLflow"),
     ],
 )

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ._policy import OrderView
 
-
 _NEVER = 1e4  # nats below the largest: exp(-1e4) is 0, and 0 x 1e4 is 0, where 0 x inf is not
 
 
