@@ -14,6 +14,8 @@ from torch import Tensor
 # Streams: what a draw is for. One number each, never reused.
 TOKEN = 1  # the token revealed at a position
 ORDER = 2  # the random order policy
+ACCEPT = 3  # whether a drafted token is accepted
+RESIDUAL = 4  # the token that replaces a rejected one
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)

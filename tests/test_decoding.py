@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from jointsampler import JointSampler, UserError, generate
 from jointsampler.decoding.sampling import Sampling, draw, probabilities
 
 from .analytic import OracleSampler, shuffle_teacher, skewed_teacher
+from .laws import counts, p_value
 
 
 def test_k1_joint_marginal_and_sequential_agree_token_for_token(tiny, trained_like):
@@ -108,30 +106,14 @@ def test_effective_tokens_stop_at_the_first_eos(tiny):
         assert count == expected
 
 
-def _counts(out) -> Counter:
-    return Counter(map(tuple, out.responses.tolist()))
-
-
-def _p_value(counts: Counter, law: dict, n: int) -> float:
-    words = sorted(law)
-    observed = np.array([counts[word] for word in words], dtype=float)
-    expected = np.array([law[word] for word in words]) * n
-    rare = expected < 5  # pooled, as the test wants
-    observed = np.append(observed[~rare], observed[rare].sum())
-    expected = np.append(expected[~rare], expected[rare].sum())
-    if expected[-1] == 0:
-        observed, expected = observed[:-1], expected[:-1]
-    return stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue
-
-
 @pytest.mark.parametrize("order", ["entropy", "random", "left_to_right"])
 def test_sequential_samples_follow_the_joint_law_and_marginal_ones_do_not(order):
     teacher, n = skewed_teacher(), 6000
     kwargs = dict(num_samples=n, max_new_tokens=4, batch_size=2000, order=order, seed=3)
-    sequential = _counts(generate(teacher, method="sequential", k=1, **kwargs))
-    marginal = _counts(generate(teacher, method="marginal", k=4, **kwargs))
-    assert _p_value(sequential, teacher.law, n) > 0.01
-    assert _p_value(marginal, teacher.law, n) < 1e-6
+    sequential = counts(generate(teacher, method="sequential", k=1, **kwargs))
+    marginal = counts(generate(teacher, method="marginal", k=4, **kwargs))
+    assert p_value(sequential, teacher.law, n) > 0.01
+    assert p_value(marginal, teacher.law, n) < 1e-6
 
 
 @pytest.mark.parametrize("k", [2, 4])
@@ -146,7 +128,7 @@ def test_joint_sampling_with_a_perfect_sampler_follows_the_joint_law(k):
         max_new_tokens=4,
         batch_size=2000,
     )
-    assert _p_value(_counts(out), teacher.law, n) > 0.01
+    assert p_value(counts(out), teacher.law, n) > 0.01
     assert out.teacher_passes.unique().tolist() == [4 // k]
 
 

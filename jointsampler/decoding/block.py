@@ -1,8 +1,8 @@
 """The decoding loop: one teacher pass opens a block, reveals follow until it stops.
 
 All methods share it, and with it order, suppression, random streams and
-accounting. Rows leave a block on their own; there is no host branch on tensor
-values. What a user calls is in ``generate.py``.
+accounting. Rows leave a block on their own; inside a block there is no host
+branch on tensor values. What a user calls is in ``generate.py``.
 """
 
 from __future__ import annotations
@@ -17,45 +17,30 @@ from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from .canvas import Canvas
 from .methods import Method
-from .orders import OrderPolicy, OrderView
+from .orders import OrderPolicy
 from .sampling import Sampling, draw, probabilities
+from .scoring import order_scores
+from .verify import Draft, verify
 
-# Logits held at once while scoring: 64 Mi floats, 256 MiB.
-_SCORE_FLOATS = 1 << 26
 
-
-def order_scores(
-    teacher: Teacher, hidden: Tensor, canvas: Canvas, order: OrderPolicy, seed: int, most: int
+def opening_pass(
+    teacher: Teacher, canvas: Canvas, known: Tensor | None, has: Tensor | None
 ) -> Tensor:
-    """Scores [B, L] of the response positions, inf where nothing is masked.
+    """Hidden states [B, P + L, H] that open the next block.
 
-    The LM head runs only at masked positions: each row's are gathered to the
-    front, and ``most`` is a bound on their number that the host knows anyway.
-    hidden: [B, P + L, H].
+    ``known`` are those that a verification left behind, for the rows where
+    ``has`` [B]; the teacher is asked for the other unfinished rows alone.
     """
-    positions = canvas.masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    batch, count = positions.shape
-    rows = canvas.rows[:, None].expand(batch, count).reshape(-1)
-    flat = positions.reshape(-1)
-    if order.needs_logits:
-        gathered = canvas.response(hidden).gather(
-            1, positions[..., None].expand(-1, -1, hidden.shape[-1])
-        )
-        gathered = gathered.reshape(batch * count, -1)
-        step = max(1, _SCORE_FLOATS // teacher.vocab_size)
-        values = torch.cat(
-            [
-                order.score(OrderView(teacher.logits(h), p, r, seed))
-                for h, p, r in zip(
-                    gathered.split(step), flat.split(step), rows.split(step), strict=True
-                )
-            ]
-        )
-    else:
-        values = order.score(OrderView(None, flat, rows, seed))
-    scores = torch.full(canvas.masked.shape, torch.inf, dtype=values.dtype, device=values.device)
-    scores = scores.scatter(1, positions, values.view(batch, count))
-    return scores.masked_fill(~canvas.masked, torch.inf)
+    ask = canvas.unfinished() if has is None else canvas.unfinished() & ~has
+    canvas.teacher_passes += ask
+    canvas.teacher_rows += ask
+    if known is None:
+        return teacher.hidden(canvas.ids, canvas.attention_mask)
+    index = ask.nonzero()[:, 0]
+    if len(index):
+        mask = None if canvas.attention_mask is None else canvas.attention_mask[index]
+        known[index] = teacher.hidden(canvas.ids[index], mask)
+    return known
 
 
 @torch.inference_mode()
@@ -72,13 +57,16 @@ def decode(
 ) -> None:
     """Reveal every masked position of ``canvas``, in place."""
     stop = method.stop(k)
+    # A block of a verified method may keep a single reveal.
+    least = 1 if method.verification else stop.least
     each = torch.arange(len(canvas.rows), device=canvas.ids.device)
     left = canvas.length  # a bound on any row's masked positions
+    opening = has_opening = None
     while left > 0 and bool(canvas.unfinished().any()):  # once per block; a teacher pass dwarfs it
         in_block = canvas.unfinished()
-        hidden = teacher.hidden(canvas.ids, canvas.attention_mask)
-        canvas.teacher_passes += in_block
-        scores = None
+        draft = Draft.empty(canvas, in_block) if method.verification else None
+        opening = opening_pass(teacher, canvas, opening, has_opening)
+        hidden, scores = opening, None
         for reveal in range(min(stop.limit, left)):
             if reveal > 0:
                 in_block = in_block & canvas.unfinished()
@@ -88,14 +76,25 @@ def decode(
                     canvas.sampler_passes += in_block
                     scores = None
             if scores is None:
-                most = left - min(reveal, stop.least)
-                scores = order_scores(teacher, hidden, canvas, order, seed, most)
+                most = left - min(reveal, least)
+                scores = order_scores(
+                    teacher, canvas.response(hidden), canvas.masked, canvas.rows, order, seed, most
+                )
             position = scores.argmin(dim=1)  # [B]
-            logits = teacher.logits(hidden[each, canvas.start + position])  # [B, V]
-            uniform = rng.uniform(seed, canvas.rows, position, rng.TOKEN)
-            token = draw(probabilities(logits, sampling), uniform)
+            law = probabilities(teacher.logits(hidden[each, canvas.start + position]), sampling)
+            token = draw(law, rng.uniform(seed, canvas.rows, position, rng.TOKEN))
             canvas.reveal(position, token, in_block)
             scores = scores.masked_fill(~canvas.masked, torch.inf)
+            if draft is not None:
+                draft.add(position, token, law, in_block)
             if on_reveal is not None:
                 on_reveal(canvas)
-        left -= stop.least
+        if draft is not None:
+            opening, has_opening = verify(
+                teacher, canvas, draft, method.verification, order, sampling, seed, left
+            )
+            if on_reveal is not None:
+                on_reveal(canvas)
+        else:
+            opening = None
+        left -= least

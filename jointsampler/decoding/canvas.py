@@ -38,6 +38,7 @@ class Canvas:
         device = teacher.device
         blank = torch.full((batch, length), teacher.mask_id)
         self.length, self.start = length, ids.shape[1]
+        self.mask_id = teacher.mask_id
         self.ids = torch.cat([ids, blank], dim=1).to(device)  # [B, P + L]
         full = torch.cat([real, torch.ones(batch, length, dtype=torch.bool)], dim=1)
         # Without padding no mask is passed at all: the attention kernels are faster so.
@@ -49,7 +50,12 @@ class Canvas:
         self.block = torch.full((batch, length), -1, dtype=torch.long, device=device)
         self.revealed = torch.zeros(batch, dtype=torch.long, device=device)
         self.teacher_passes = torch.zeros(batch, dtype=torch.long, device=device)
+        self.teacher_rows = torch.zeros(
+            batch, dtype=torch.long, device=device
+        )  # prefixes count each
         self.sampler_passes = torch.zeros(batch, dtype=torch.long, device=device)
+        # How verified blocks ended: full, order mismatch, rejection.
+        self.block_ends = torch.zeros(batch, 3, dtype=torch.long, device=device)
         self._each = torch.arange(batch, device=device)
 
     def unfinished(self) -> Tensor:
@@ -70,3 +76,16 @@ class Canvas:
         for record, value in ((self.order, position), (self.block, self.teacher_passes - 1)):
             record[self._each, slot] = torch.where(active, value, record[self._each, slot])
         self.revealed += active
+
+    def rollback(self, revealed: Tensor) -> None:
+        """Mask again every reveal from the ``revealed`` [B]-th on."""
+        slots = torch.arange(self.length, device=self.ids.device)
+        undo = (slots >= revealed[:, None]) & (slots < self.revealed[:, None])  # [B, L] by slot
+        position = self.order.clamp_min(0)
+        # Slots hold distinct positions, so adding up marks each position once.
+        marks = torch.zeros_like(self.order).scatter_add(1, position, undo.long()) > 0
+        self.masked |= marks
+        self.response(self.ids)[marks] = self.mask_id
+        self.order[undo] = -1
+        self.block[undo] = -1
+        self.revealed = torch.minimum(self.revealed, revealed)

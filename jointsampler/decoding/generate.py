@@ -30,8 +30,10 @@ class Generation:
     rows: Tensor  # [N] int64, the row ids that seeded the samples
     order: Tensor  # [N, L] int64, order[n, r] = response position of row n's r-th reveal
     block: Tensor  # [N, L] int64, the teacher pass (from 0) of that reveal
-    teacher_passes: Tensor  # [N] int64
+    teacher_passes: Tensor  # [N] int64; a verification is one, however many prefixes it holds
+    teacher_rows: Tensor  # [N] int64, sequences through the teacher: every prefix counts
     sampler_passes: Tensor  # [N] int64
+    block_ends: Tensor  # [N, 3] int64: verified blocks that ended full, by order, by rejection
     effective_tokens: Tensor  # [N] int64, response tokens before the first eos
     seconds: float  # wall clock of the decoding, device synchronised
 
@@ -164,6 +166,8 @@ def _collect(
         order=joined("order"),
         block=joined("block"),
         teacher_passes=joined("teacher_passes"),
+        teacher_rows=joined("teacher_rows"),
+        block_ends=joined("block_ends"),
         sampler_passes=joined("sampler_passes"),
         effective_tokens=ends,
         seconds=seconds,

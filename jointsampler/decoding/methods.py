@@ -1,7 +1,6 @@
-"""Methods: names for combinations of a stop rule and a proposal.
+"""Methods: names for combinations of a stop rule, a proposal and a verification.
 
-The order policy is the caller's choice with every method; none of the methods
-here verifies.
+The order policy is the caller's choice with every method.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from ..errors import unknown_name
 from .stop import FixedK, StopRule
+from .verify import Verification
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Method:
     name: str
     uses_sampler: bool  # the proposal: hidden states as they are, or after sampler passes
     stop: Callable[[int], StopRule]  # from k
+    verification: Verification | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -29,6 +30,10 @@ METHODS: dict[str, Method] = {
         Method("marginal", uses_sampler=False, stop=FixedK),
         # k tokens per teacher pass, k - 1 sampler passes between them.
         Method("joint", uses_sampler=True, stop=FixedK),
+        # Drafts like joint, keeps what the teacher confirms: the law of sequential, exactly.
+        Method("lossless", uses_sampler=True, stop=FixedK, verification="strict"),
+        # The same along the sampler's order: exact conditionals, another order.
+        Method("lossless_tokens", uses_sampler=True, stop=FixedK, verification="tokens"),
     )
 }
 

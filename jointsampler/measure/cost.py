@@ -9,10 +9,10 @@ from statistics import median
 
 import torch
 
-from ..decoding.block import order_scores
 from ..decoding.canvas import Canvas
 from ..decoding.generate import synchronize
 from ..decoding.orders import get_order
+from ..decoding.scoring import order_scores
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 
@@ -43,10 +43,10 @@ def pass_cost(
     repeats: int = 7,
 ) -> PassCost:
     """Median seconds of both passes on a canvas of ``batch`` rows with half its response masked."""
-    opening = [[] if teacher.bos_id is None else [teacher.bos_id]] * batch
-    canvas = Canvas(teacher, opening, torch.arange(batch), length)
+    prompt = [[] if teacher.bos_id is None else [teacher.bos_id]] * batch
+    canvas = Canvas(teacher, prompt, torch.arange(batch), length)
     canvas.masked[:, : length // 2] = False
-    hidden = teacher.hidden(canvas.ids)
+    opening = teacher.hidden(canvas.ids)
     policy, most = get_order(order), length - length // 2
 
     def timed(step: Callable[[], torch.Tensor]) -> float:
@@ -54,13 +54,14 @@ def pass_cost(
         for _ in range(repeats + 1):  # the first warms up
             synchronize(teacher.device)
             begin = time.perf_counter()
-            order_scores(teacher, step(), canvas, policy, 0, most)
+            hidden = canvas.response(step())
+            order_scores(teacher, hidden, canvas.masked, canvas.rows, policy, 0, most)
             synchronize(teacher.device)
             times.append(time.perf_counter() - begin)
         return median(times[1:])
 
     teacher_seconds = timed(lambda: teacher.hidden(canvas.ids))
-    sampler_seconds = timed(lambda: sampler(teacher.embed(canvas.ids), hidden))
+    sampler_seconds = timed(lambda: sampler(teacher.embed(canvas.ids), opening))
     return PassCost(
         teacher_seconds, sampler_seconds, sampler_seconds / teacher_seconds, batch, length
     )

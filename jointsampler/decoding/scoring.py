@@ -1,0 +1,46 @@
+"""Scoring: an order policy over the masked positions, with the LM head only where it is needed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..teachers.protocol import Teacher
+from .orders import OrderPolicy, OrderView
+
+# Logits held at once while scoring: 64 Mi floats, 256 MiB.
+_SCORE_FLOATS = 1 << 26
+
+
+def order_scores(
+    teacher: Teacher,
+    hidden: Tensor,
+    masked: Tensor,
+    rows: Tensor,
+    order: OrderPolicy,
+    seed: int,
+    most: int,
+) -> Tensor:
+    """Scores [B, L] of response positions, inf where ``masked`` [B, L] is False.
+
+    hidden: [B, L, H], the response's; rows: [B] row ids. Each row's masked
+    positions are gathered to the front; ``most`` is a bound on their number that
+    the host knows anyway.
+    """
+    positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    batch, count = positions.shape
+    flat_rows = rows[:, None].expand(batch, count).reshape(-1)
+    flat = positions.reshape(-1)
+    if order.needs_logits:
+        gathered = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+        gathered = gathered.reshape(batch * count, -1)
+        step = max(1, _SCORE_FLOATS // teacher.vocab_size)
+        pieces = zip(gathered.split(step), flat.split(step), flat_rows.split(step), strict=True)
+        values = torch.cat(
+            [order.score(OrderView(teacher.logits(h), p, r, seed)) for h, p, r in pieces]
+        )
+    else:
+        values = order.score(OrderView(None, flat, flat_rows, seed))
+    scores = torch.full(masked.shape, torch.inf, dtype=values.dtype, device=values.device)
+    scores = scores.scatter(1, positions, values.view(batch, count))
+    return scores.masked_fill(~masked, torch.inf)
