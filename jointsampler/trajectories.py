@@ -122,6 +122,16 @@ class Paths:
             teacher.mask_id,
         )
 
+    def select(self, index: Tensor) -> Paths:
+        mask = None if self.attention_mask is None else self.attention_mask[index]
+        return Paths(
+            self.ids[index], mask, self.order[index], self.rank[index], self.start, self.mask_id
+        )
+
+    def repeat(self, count: int) -> Paths:
+        """The same rows ``count`` times over."""
+        return self.select(torch.arange(len(self.ids), device=self.ids.device).repeat(count))
+
     def state(self, t: Tensor) -> Tensor:
         """x_t: [B, P + L] ids with the reveals 0..t-1 made; t is [B] int64."""
         masked = self.rank >= t[:, None]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jointsampler import JointSampler, Trajectories, block_kl, generate
-from jointsampler.distill import DistillSettings, distill_step, draw_states
+from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
 from jointsampler.distill.loss import forward_kl
 from jointsampler.distill.step import depth_weights
 from jointsampler.distill.targets import loss_window
@@ -41,9 +41,10 @@ def test_the_loss_is_zero_for_the_teacher_itself():
     teacher = shuffle_teacher(5)
     out = generate(teacher, method="sequential", k=1, num_samples=8, max_new_tokens=5)
     rows = Trajectories.from_generation(out, 0, teacher)
-    _, starts = draw_states(8, 5, 8, seed=0, step=0)
+    index, starts = draw_states(8, 5, 8, seed=0, step=0)
+    states = TeacherStates(teacher, rows)
     loss, _ = distill_step(
-        teacher, OracleSampler(teacher), rows, starts, DistillSettings(k_max=4), 0
+        states, OracleSampler(teacher), index, starts, DistillSettings(k_max=4), 0
     )
     assert loss.item() == pytest.approx(0, abs=1e-5)
 
@@ -52,7 +53,9 @@ def test_the_loss_equals_a_direct_computation(tiny, trained_like, rows):
     """Depth by depth, position by position, in float64, without the batched code."""
     settings = DistillSettings(k_max=3, near=12, far=12, near_share=0.5)
     starts = torch.tensor([0, 2, 4, 6, 8, 10])
-    loss, metrics = distill_step(tiny, trained_like, rows, starts, settings, seed=1)
+    loss, metrics = distill_step(
+        TeacherStates(tiny, rows), trained_like, torch.arange(6), starts, settings, seed=1
+    )
     paths = Paths.of(rows, tiny)
     per_depth = {1: [], 2: []}
     with torch.no_grad():
@@ -119,12 +122,43 @@ def test_a_little_training_captures_dependency_that_was_never_seen():
     sampler = JointSampler.for_teacher(teacher, width=32, seed=0)
     assert block_kl(teacher, sampler, held_out, k=4).captured.value == pytest.approx(0, abs=1e-4)
     optimizer = torch.optim.AdamW(sampler.parameters(), lr=3e-3)
-    settings = DistillSettings(k_max=4, near=4, far=0)
+    settings, states = DistillSettings(k_max=4, near=4, far=0), TeacherStates(teacher, train)
     for step in range(150):
         index, starts = draw_states(300, 4, 32, seed=0, step=step)
-        loss, _ = distill_step(teacher, sampler, train.select(index), starts, settings, 0)
+        loss, _ = distill_step(states, sampler, index, starts, settings, 0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(sampler.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     assert block_kl(teacher, sampler.eval(), held_out, k=4).captured.low > 0.8
+
+
+def test_kept_states_give_the_online_loss_and_need_no_teacher_again(tiny, trained_like, rows):
+    settings, index = DistillSettings(k_max=4), torch.tensor([0, 3, 5])
+    starts = torch.tensor([0, 4, 9])
+    online, kept = TeacherStates(tiny, rows), TeacherStates(tiny, rows, cache_gib=1.0)
+    a, _ = distill_step(online, trained_like, index, starts, settings, seed=1)
+    b, _ = distill_step(kept, trained_like, index, starts, settings, seed=1)
+    assert b.item() == pytest.approx(a.item(), rel=2e-2)  # bfloat16
+    asked = kept.teacher_rows
+    distill_step(kept, trained_like, index, starts, settings, seed=1)
+    assert (kept.teacher_rows, asked) == (3 * 12, 3 * 12)
+    # A budget of one row and a half keeps one row; the others stay online.
+    small = TeacherStates(tiny, rows, cache_gib=1.5 * kept.bytes / 3 / 2**30)
+    c, _ = distill_step(small, trained_like, index, starts, settings, seed=1)
+    assert len(small.kept) == 1
+    assert c.item() == pytest.approx(a.item(), rel=2e-2)
+
+
+def test_kept_states_respect_left_padding(tiny, trained_like):
+    prompts = ["x", "def main(argv):\n    return", "import os"]
+    out = generate(tiny, method="sequential", k=1, prompts=prompts, max_new_tokens=8, seed=1)
+    rows = Trajectories.from_generation(out, 1, tiny)
+    settings, index, starts = DistillSettings(k_max=3), torch.arange(3), torch.tensor([0, 2, 5])
+    losses = [
+        distill_step(TeacherStates(tiny, rows, gib), trained_like, index, starts, settings, 0)[
+            0
+        ].item()
+        for gib in (0.0, 1.0)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)

@@ -4,5 +4,6 @@ Optimizers, workers and checkpoints are the training workflow's business.
 """
 
 from .step import DistillSettings, distill_step, draw_states
+from .targets import TeacherStates
 
-__all__ = ["DistillSettings", "distill_step", "draw_states"]
+__all__ = ["DistillSettings", "TeacherStates", "distill_step", "draw_states"]

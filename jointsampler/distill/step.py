@@ -16,10 +16,9 @@ from torch import Tensor
 
 from .. import rng
 from ..sampler import JointSampler
-from ..teachers.protocol import Teacher
-from ..trajectories import Paths, Trajectories
+from ..trajectories import Paths
 from .loss import forward_kl
-from .targets import loss_window, take, teacher_log_probs
+from .targets import TeacherStates, loss_window, take
 
 STREAM_ROW, STREAM_START = 12, 13  # of rng.uniform
 
@@ -54,37 +53,40 @@ def draw_states(
 
 
 def distill_step(
-    teacher: Teacher,
+    states: TeacherStates,
     sampler: JointSampler,
-    rows: Trajectories,
+    index: Tensor,
     starts: Tensor,
     settings: DistillSettings,
     seed: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss, metrics) of B trajectories cut at ``starts`` [B].
+    """(loss, metrics) of the trajectories ``index`` [B] cut at ``starts`` [B].
 
     ``sampler`` may be the module itself or an engine around it. Metrics are
     detached scalars: the weighted KL at each depth, "kl_d1" and so on, in nats
     per position.
     """
+    teacher, rows = states.teacher, states.trajectories.select(index)
     paths = Paths.of(rows, teacher)
     t = starts.to(teacher.device)
     last = paths.order.shape[1] - 1  # the last state with a masked position
     depths = settings.k_max - 1
-    at = [(t + d).clamp_max(last) for d in range(depths + 1)]
-    ids = torch.stack([paths.state(x) for x in at])
+    at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
     keys = rows.row_ids.to(teacher.device) * (last + 1) + t
-    windows = [
-        loss_window(paths, x, settings.near, settings.far, settings.near_share, seed, keys)
-        for x in at[1:]
-    ]
-    hidden, targets = teacher_log_probs(teacher, paths, ids, windows)
+    true_hidden = states.hidden(index, paths, at)
     weights = depth_weights(settings, t.device)
+    hidden = true_hidden[0]
     loss, metrics = hidden.new_zeros((), dtype=torch.float32), {}
     for d in range(1, depths + 1):
-        hidden = sampler(teacher.embed(ids[d]), hidden, paths.attention_mask)
-        window = windows[d - 1]
-        kl = forward_kl(targets[d - 1], teacher.logits(take(hidden, paths.start, window.positions)))
+        window = loss_window(
+            paths, at[d], settings.near, settings.far, settings.near_share, seed, keys
+        )
+        hidden = sampler(teacher.embed(paths.state(at[d])), hidden, paths.attention_mask)
+        with torch.no_grad():
+            target = torch.log_softmax(
+                teacher.logits(take(true_hidden[d], paths.start, window.positions)), dim=-1
+            )
+        kl = forward_kl(target, teacher.logits(take(hidden, paths.start, window.positions)))
         alive = (t + d <= last).float()  # a path that ended scores nothing
         per_row = (kl * window.weight).sum(1) * alive
         mean = per_row.sum() / alive.sum().clamp_min(1)

@@ -1,9 +1,7 @@
-"""Online targets: the teacher's conditionals at the states where the loss looks.
+"""Targets: the teacher's hidden states along trajectories, and where the loss looks.
 
-One teacher pass per state, all states of a batch together. Where in the
-sequence the loss looks is decided here too: at the positions revealed next,
-which is where decoding will read the sampler, and at random other masked ones,
-so that no position is left to itself.
+The loss looks at the positions revealed next, which is where decoding will read
+the sampler, and at random other masked ones, so that no position is left to itself.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from .. import rng
 from ..teachers.protocol import Teacher
-from ..trajectories import Paths
+from ..trajectories import Paths, Trajectories
 
 STREAM = 11  # of rng.uniform: which far positions enter the loss
 
@@ -54,23 +52,68 @@ def loss_window(
     return Window(positions, weight)
 
 
-@torch.no_grad()
-def teacher_log_probs(
-    teacher: Teacher, paths: Paths, ids: Tensor, windows: list[Window]
-) -> tuple[Tensor, list[Tensor]]:
-    """(hidden [B, S, H] of the first state, log-probs [B, C, V] at each later state's window).
+class TeacherStates:
+    """The teacher's hidden states along trajectories: computed when asked, or once and kept.
 
-    ids: [D + 1, B, S] the states x_t .. x_{t+D}; one teacher call for all of them.
+    With ``cache_gib`` of memory, all states of a row are computed when the row
+    is first met and kept in bfloat16, so that from then on training needs no
+    teacher pass; rows beyond the budget stay online. A row costs L x S x H x 2
+    bytes: a megabyte or less for a small teacher, too much for a 7B one.
     """
-    depth, batch, length = ids.shape
-    mask = paths.attention_mask
-    mask = None if mask is None else mask.repeat(depth, 1)
-    hidden = teacher.hidden(ids.reshape(depth * batch, length), mask).view(depth, batch, length, -1)
-    targets = [
-        torch.log_softmax(teacher.logits(take(h, paths.start, window.positions)), dim=-1)
-        for h, window in zip(hidden[1:], windows, strict=True)
-    ]
-    return hidden[0], targets
+
+    def __init__(self, teacher: Teacher, trajectories: Trajectories, cache_gib: float = 0.0):
+        self.teacher, self.trajectories = teacher, trajectories
+        self.budget = int(cache_gib * 2**30)
+        self.kept: dict[int, Tensor] = {}  # row -> [L, S, H] bfloat16
+        self.bytes = 0
+        self.teacher_rows = 0  # sequences that the teacher has been given
+
+    @torch.no_grad()
+    def hidden(self, index: Tensor, paths: Paths, at: Tensor) -> Tensor:
+        """[D, B, S, H] of rows ``index`` [B] (whose paths are ``paths``) at reveals ``at`` [D, B]."""
+        rows = index.tolist()
+        for row in set(rows) - self.kept.keys():
+            self._keep(row)
+        online = [b for b, row in enumerate(rows) if row not in self.kept]
+        width = paths.ids.shape[1]
+        out = None
+        if online:
+            where = torch.tensor(online, device=at.device)
+            out_online = self._ask(paths.select(where), at[:, where])
+            if len(online) == len(rows):
+                return out_online
+            out = out_online.new_zeros(len(at), len(rows), *out_online.shape[2:])
+            out[:, where] = out_online
+        for b, row in enumerate(rows):
+            if row not in self.kept:
+                continue
+            states = self.kept[row][at[:, b].cpu()]  # [D, S_row, H]
+            if out is None:
+                out = torch.zeros(len(at), len(rows), width, states.shape[-1], device=at.device)
+            out[:, b, width - states.shape[1] :] = states.to(out)
+        return out
+
+    def _ask(self, paths: Paths, at: Tensor) -> Tensor:
+        """One teacher call for all states, [D, B, S, H]."""
+        ids = torch.stack([paths.state(t) for t in at])
+        depth, batch, length = ids.shape
+        mask = paths.attention_mask
+        mask = None if mask is None else mask.repeat(depth, 1)
+        self.teacher_rows += depth * batch
+        return self.teacher.hidden(ids.reshape(depth * batch, length), mask).view(
+            depth, batch, length, -1
+        )
+
+    def _keep(self, row: int) -> None:
+        one = self.trajectories.select([row])
+        length = one.length + len(one.prompts[0])
+        size = one.length * length * self.teacher.hidden_size * 2
+        if self.bytes + size > self.budget:
+            return
+        paths = Paths.of(one, self.teacher)
+        every = torch.arange(one.length, device=paths.ids.device)
+        self.kept[row] = self._ask(paths.repeat(one.length), every[None])[0].bfloat16().cpu()
+        self.bytes += size
 
 
 def take(hidden: Tensor, start: int, positions: Tensor) -> Tensor:
