@@ -51,7 +51,7 @@ class CorpusConfig(Section):
     rows: PositiveInt = Field(1024, description="training trajectories")
     held_out: PositiveInt = Field(128, description="further trajectories, never trained on")
     prompts: str | None = Field(
-        None, description="a .jsonl, .parquet or .txt file of prompts, or tasks"
+        None, description=".jsonl, .parquet or .txt file, hub data set, or tasks"
     )
     max_new_tokens: PositiveInt = 32
     temperature: float = 1.0
@@ -66,16 +66,19 @@ class TrainConfig(Section):
 
     steps: PositiveInt = 400
     batch_size: PositiveInt = Field(32, description="trajectories per step, over all workers")
-    lr: float = Field(2e-3, gt=0)
+    optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: AdamW for the norms")
+    lr: float = Field(2e-3, gt=0, description="of AdamW")
+    muon_lr: float = Field(0.015, gt=0)
     warmup_steps: int = Field(20, ge=0)
     cooldown: Share = Field(0.5, description="share of the steps over which lr falls to 0")
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
     k_max: int = Field(8, ge=2)
     depth_decay: float = Field(0.5, gt=0, le=1)
-    near: PositiveInt = 8
-    far: int = Field(8, ge=0)
-    near_share: Share = 0.5
+    near: PositiveInt = Field(2, description="positions revealed next that enter the loss")
+    far: int = Field(4, ge=0, description="random other masked positions that do")
+    near_share: Share = Field(0.9, description="the near positions' share of the loss")
+    cache_gib: float = Field(0, ge=0, description="teacher states kept in memory, per worker")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 1
     workers: int = Field(0, ge=0, description="0 takes every GPU, or every CPU")

@@ -111,6 +111,13 @@ def test_draws_of_a_step_are_pure_and_cover_rows_and_starts():
     assert not torch.equal(rows, draw_states(10, 8, 4000, seed=3, step=6)[0])
 
 
+def test_workers_draw_among_their_own_rows_and_together_cover_all():
+    seen = [draw_states(11, 8, 500, 3, 5, rank, 3)[0].unique().tolist() for rank in range(3)]
+    assert seen == [list(range(rank, 11, 3)) for rank in range(3)]
+    a, b = (draw_states(12, 8, 50, 3, 5, rank, 2) for rank in range(2))
+    assert not torch.equal(a[1], b[1])
+
+
 def test_a_little_training_captures_dependency_that_was_never_seen():
     """On a shuffle, where the truth is known: held-out captured dependency rises from 0."""
     teacher = shuffle_teacher(4)

@@ -23,6 +23,7 @@ def made(judge: bool) -> Results:
             "k": k,
             "samples": 64,
             "teacher_passes": 32 / k,
+            "teacher_rows": 32 / k,
             "sampler_passes": 0,
             "tokens_per_teacher_pass": k,
             "cost_weighted_tokens_per_pass": k,

@@ -17,7 +17,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import pyarrow.parquet as pq
 import ray
 
 from jointsampler import Trajectories, generate, load_teacher
@@ -73,29 +72,36 @@ class CorpusPlan:
 
 
 def read_prompts(source: str, count: int, seed: int) -> tuple[str, ...]:
-    """``count`` prompts, cycling where the source has fewer; from a file or the built-in tasks."""
+    """``count`` prompts, cycling where the source has fewer.
+
+    The source is a file, a data set on the hub, or the built-in tasks.
+    """
     if source == "tasks":
         names = sorted(TASKS)
         made = {name: examples(TASKS[name], seed, -(-count // len(names))) for name in names}
         return tuple(made[names[i % len(names)]][i // len(names)].prompt for i in range(count))
+    import datasets  # seconds, and only needed here
+
+    kinds = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
     path = Path(source).expanduser()
+    kind = kinds.get(path.suffix)
+    if kind and not path.is_file():
+        raise UserError(f"corpus.prompts={source!r}: there is no such file.")
+    column = "text" if kind == "text" else "prompt"
     try:
-        if path.suffix == ".jsonl":
-            lines = [line for line in path.read_text().splitlines() if line.strip()]
-            prompts = [json.loads(line)["prompt"] for line in lines]
-        elif path.suffix == ".parquet":
-            prompts = pq.read_table(path, columns=["prompt"])["prompt"].to_pylist()
-        elif path.suffix == ".txt":
-            prompts = [line for line in path.read_text().splitlines() if line.strip()]
+        if kind:
+            data = datasets.load_dataset(kind, data_files=str(path), split="train")
         else:
-            raise UserError(
-                f"corpus.prompts={source!r}: give a .jsonl or .parquet file with a 'prompt' column, "
-                "a .txt file with one prompt a line, or 'tasks'."
-            )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"Cannot read prompts from {path}: {error!r}.") from None
+            data = datasets.load_dataset(source, split="train")
+        prompts = [prompt for prompt in data[column] if prompt != ""]
+    except Exception as error:  # the library raises dozens of types here
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Cannot read prompts from corpus.prompts={source!r} ({reason}): give a .jsonl or .parquet "
+            "file or a hub data set with a column 'prompt', a .txt file with one prompt a line, or 'tasks'."
+        ) from None
     if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise UserError(f"{path} holds no prompts, or some that are not text.")
+        raise UserError(f"corpus.prompts={source!r} holds no prompts, or some that are not text.")
     return tuple(prompts[i % len(prompts)] for i in range(count))
 
 

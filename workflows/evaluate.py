@@ -98,12 +98,13 @@ class EvaluatePlan:
 def plan(config: Config, out: Path) -> EvaluatePlan:
     """What would be evaluated; the judge is fetched here, before any work starts."""
     settings = config.evaluate
-    for name in settings.methods:
+    methods = dict.fromkeys(["marginal", *settings.methods])  # the baseline is always there
+    for name in methods:
         get_method(name)
     for k in settings.ks:
         check_k(k, config.corpus.max_new_tokens)
     pairs = [SEQUENTIAL]
-    pairs += [(m, k) for k in settings.ks if k > 1 for m in settings.methods if m != "sequential"]
+    pairs += [(m, k) for k in settings.ks if k > 1 for m in methods if m != "sequential"]
     train_plan = train.plan(config, out)
     return EvaluatePlan(
         out, train_plan, settings, prepare_judge(settings.judge), tuple(pairs), config
@@ -141,11 +142,10 @@ class EvaluationActor:
         corpus = self.plan.train.corpus
         is_reference = item["method"] == "reference"
         ids = range(int(item["begin"]), int(item["end"]))
-        prompts = (
-            None
-            if corpus.prompts is None
-            else [corpus.prompts[i % len(corpus.prompts)] for i in ids]
-        )
+        prompts = None
+        if corpus.prompts is not None:
+            unseen = corpus.prompts[corpus.settings.rows :]  # the held-out trajectories'
+            prompts = [unseen[i % len(unseen)] for i in ids]
         generation = generate(
             self.teacher,
             self.sampler,
@@ -165,6 +165,7 @@ class EvaluationActor:
         result = {
             "texts": generation.texts,
             "teacher_passes": int(generation.teacher_passes.sum()),
+            "teacher_rows": int(generation.teacher_rows.sum()),
             "sampler_passes": int(generation.sampler_passes.sum()),
             "effective_tokens": int(generation.effective_tokens.sum()),
             "seconds": generation.seconds,
@@ -181,8 +182,11 @@ def interval(estimate: Any) -> Interval:
 
 def machine() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on many Linux systems
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": gpu,
@@ -218,7 +222,10 @@ def collect(plan: EvaluatePlan, rows: list[dict[str, Any]], cost: PassCost) -> l
         every = [p for group in parts[method, k].values() for p in group]
         total = {
             name: sum(p[name] for p in every)
-            for name in ("teacher_passes", "sampler_passes", "effective_tokens", "seconds")
+            for name in (
+                *("teacher_passes", "teacher_rows", "sampler_passes"),
+                *("effective_tokens", "seconds"),
+            )
         }
         samples = sum(len(p["texts"]) for p in every)
         result = MethodResult(
@@ -226,6 +233,7 @@ def collect(plan: EvaluatePlan, rows: list[dict[str, Any]], cost: PassCost) -> l
             k=k,
             samples=samples,
             teacher_passes=total["teacher_passes"] / samples,
+            teacher_rows=total["teacher_rows"] / samples,
             sampler_passes=total["sampler_passes"] / samples,
             tokens_per_teacher_pass=total["effective_tokens"] / total["teacher_passes"],
             cost_weighted_tokens_per_pass=cost.tokens_per_pass(

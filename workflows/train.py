@@ -3,14 +3,12 @@
     python workflows/train.py --config workflows/configs/quickstart.yaml --out DIR
 
 Only the sampler is in the engine; the frozen teacher stays outside, so that
-checkpoints hold the sampler alone. Every worker computes the draws of the whole
-batch and takes its share: a step is a pure function of (seed, step). What a
-step computes is ``jointsampler/distill``.
+checkpoints hold the sampler alone. A worker's step is a pure function of (seed,
+step, rank). What a step computes is ``jointsampler/distill``.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 import tempfile
@@ -26,12 +24,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchTrainer
 
 from jointsampler import JointSampler, block_kl, load_teacher
 from jointsampler.config import Config, SamplerConfig, TrainConfig
-from jointsampler.distill import DistillSettings, distill_step, draw_states
+from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
 from jointsampler.errors import UserError
 from jointsampler.measure.block_kl import summarize
 from jointsampler.trajectories import read_parquet
@@ -40,6 +45,8 @@ from workflows.stage import digest, require, run_once
 from workflows.tracking import TrainReporter, open_run
 
 ENGINE_TAG = "engine"
+# Without a GPU: no search for one, and no minutes of compiling Muon's small matrix products.
+CPU_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
 SAMPLER_FOLDER = "sampler"
 
 
@@ -94,19 +101,39 @@ def bf16_is_fast(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def build_optimizer(sampler: JointSampler, settings: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; or Muon (DeepSpeed's, which knows ZeRO) for the matrices and Adam for the norms."""
+    decay = settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(
+            sampler.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=decay
+        )
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for parameter in sampler.parameters():
+        parameter.use_muon = parameter.ndim == 2  # DeepSpeed's own mark
+        groups[parameter.use_muon].append(parameter)
+    return MuonWithAuxAdam(
+        [
+            {
+                "params": groups[True],
+                "use_muon": True,
+                "lr": settings.muon_lr,
+                "weight_decay": decay,
+            },
+            {"params": groups[False], "use_muon": False, "lr": settings.lr, "weight_decay": 0.0},
+        ]
+    )
+
+
 def start_engine(sampler: JointSampler, settings: TrainConfig, device: torch.device) -> Any:
     import deepspeed  # in the worker only: the driver never needs it
 
     if device.type == "cpu":
         # DeepSpeed would compile a shared-memory collective for a minute; gloo does the job.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    optimizer = torch.optim.AdamW(
-        sampler.parameters(),
-        lr=settings.lr,
-        betas=(0.9, 0.95),
-        weight_decay=settings.weight_decay,
-        fused=device.type == "cuda",
-    )
+    optimizer = build_optimizer(sampler, settings)
     engine, *_ = deepspeed.initialize(
         model=sampler,
         optimizer=optimizer,
@@ -143,7 +170,6 @@ def validate(
 
 def train_loop(plan: TrainPlan) -> None:
     """What each worker runs."""
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # our reporter prints the progress
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     settings = plan.settings
     context = ray.train.get_context()
@@ -164,22 +190,33 @@ def train_loop(plan: TrainPlan) -> None:
             _, client = engine.load_checkpoint(folder, tag=ENGINE_TAG)
             start = client["step"]
         if rank == 0:
-            print(f"train: going on from step {start}", flush=True)
+            print(f"train: going on from step {start}", file=sys.stderr, flush=True)
     fast = settings.precision == "bfloat16" or (
         settings.precision == "auto" and bf16_is_fast(device)
     )
     low = torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
+    states = TeacherStates(teacher, trajectories, settings.cache_gib)
+    if settings.cache_gib:
+        begin = time.monotonic()
+        with low:
+            states.fill(range(rank, n, world))
+        if rank == 0:
+            print(
+                f"train: kept the teacher's states of {len(states.kept)} rows a worker "
+                f"({states.bytes / 2**20:.0f} MiB) in {time.monotonic() - begin:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     distill = DistillSettings(
         settings.k_max, settings.depth_decay, settings.near, settings.far, settings.near_share
     )
     since, recent = time.monotonic(), []
     for step in range(start, settings.steps):
-        index, starts = draw_states(n, trajectories.length, settings.batch_size, plan.seed, step)
-        mine = slice(rank, None, world)
+        index, starts = draw_states(
+            n, trajectories.length, settings.batch_size // world, plan.seed, step, rank, world
+        )
         with low:
-            loss, metrics = distill_step(
-                teacher, engine, trajectories.select(index[mine]), starts[mine], distill, plan.seed
-            )
+            loss, metrics = distill_step(states, engine, index, starts, distill, plan.seed)
         engine.backward(loss)
         engine.step()
         recent.append(torch.stack([loss.detach(), *metrics.values()]))
@@ -192,7 +229,7 @@ def train_loop(plan: TrainPlan) -> None:
             elapsed = time.monotonic() - since
             report["states_per_second"] = len(recent) * settings.batch_size / elapsed
             report["seconds_left"] = (settings.steps - done) * elapsed / len(recent)
-            report["lr"] = engine.get_lr()[0]
+            report["lr_factor"] = schedule(step, settings)
             since, recent = time.monotonic(), []
         if done % settings.validate_every == 0 or last:
             begin = time.monotonic()
@@ -242,8 +279,9 @@ def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
             storage_path=str(plan.out / "train"),
             failure_config=FailureConfig(max_failures=plan.settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),  # our reporter tells the progress
             callbacks=[reporter] if reporter is not None else None,
-            worker_runtime_env={"env_vars": {} if on_gpu else {"DS_ACCELERATOR": "cpu"}},
+            worker_runtime_env={"env_vars": {} if on_gpu else CPU_ENVIRONMENT},
         ),
     ).fit()
     if result.checkpoint is None:

@@ -27,9 +27,9 @@ STREAM_ROW, STREAM_START = 12, 13  # of rng.uniform
 class DistillSettings:
     k_max: int = 8  # the sampler is unrolled to depth k_max - 1
     depth_decay: float = 0.5  # weight of depth d is softmax(depth_decay ** d): deeper counts less
-    near: int = 8  # positions revealed next that enter the loss
-    far: int = 8  # random other masked positions that do
-    near_share: float = 0.5  # the near positions' share of the weight
+    near: int = 2  # positions revealed next that enter the loss
+    far: int = 4  # random other masked positions that do
+    near_share: float = 0.9  # the near positions' share of the weight
 
 
 def depth_weights(settings: DistillSettings, device: torch.device) -> Tensor:
@@ -39,17 +39,19 @@ def depth_weights(settings: DistillSettings, device: torch.device) -> Tensor:
 
 
 def draw_states(
-    n_rows: int, length: int, count: int, seed: int, step: int
+    n_rows: int, length: int, count: int, seed: int, step: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """(row indices [count], starts t [count] in 0 .. length - 2) of one step, int64.
+    """(row indices [count], starts t [count] in 0 .. length - 2) of one worker's step, int64.
 
-    A pure function of (seed, step): resuming needs no data position, and every
-    worker can compute the whole batch and take its share.
+    A worker draws among its own rows, those congruent to ``rank`` modulo
+    ``world``, so that it need keep no other's states. A pure function of
+    (seed, step, rank): resuming needs no data position.
     """
-    index = torch.arange(count)
-    rows = (rng.uniform(seed, step, index, STREAM_ROW) * n_rows).long()
-    starts = (rng.uniform(seed, step, index, STREAM_START) * (length - 1)).long()
-    return rows, starts
+    draw = torch.arange(count) * world + rank
+    own = (n_rows - rank + world - 1) // world
+    pick = (rng.uniform(seed, step, draw, STREAM_ROW) * own).long()
+    starts = (rng.uniform(seed, step, draw, STREAM_START) * (length - 1)).long()
+    return rank + world * pick, starts
 
 
 def distill_step(

@@ -6,6 +6,7 @@ the sampler, and at random other masked ones, so that no position is left to its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,11 +70,17 @@ class TeacherStates:
         self.teacher_rows = 0  # sequences that the teacher has been given
 
     @torch.no_grad()
+    def fill(self, rows: Sequence[int]) -> None:
+        """Compute and keep the states of ``rows``, as far as the budget goes."""
+        for row in rows:
+            if row not in self.kept:
+                self._keep(row)
+
+    @torch.no_grad()
     def hidden(self, index: Tensor, paths: Paths, at: Tensor) -> Tensor:
         """[D, B, S, H] of rows ``index`` [B] (whose paths are ``paths``) at reveals ``at`` [D, B]."""
         rows = index.tolist()
-        for row in set(rows) - self.kept.keys():
-            self._keep(row)
+        self.fill(rows)
         online = [b for b, row in enumerate(rows) if row not in self.kept]
         width = paths.ids.shape[1]
         out = None

@@ -39,7 +39,8 @@ class MethodResult(Part):
     mauve: Interval | None = None  # against one-token-at-a-time samples of the same teacher
     nll: Interval | None = None  # nats per judge token
     block_kl: Dependency | None = None
-    teacher_passes: float  # per sample
+    teacher_passes: float  # per sample; a verification is one, however many prefixes it holds
+    teacher_rows: float  # per sample, sequences through the teacher: every prefix counts
     sampler_passes: float  # per sample
     tokens_per_teacher_pass: float  # tokens before the first eos
     cost_weighted_tokens_per_pass: float
