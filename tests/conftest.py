@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from jointsampler import JointSampler, generate, load_teacher
 
@@ -29,3 +30,24 @@ def trained_like(tiny):
 def samples(tiny):
     """Twelve sequential samples of the embedded teacher."""
     return generate(tiny, method="sequential", k=1, num_samples=12, max_new_tokens=16, seed=5)
+
+
+@pytest.fixture(scope="session")
+def judge_folder(tiny, tmp_path_factory):
+    """A tiny random causal LM with the embedded teacher's tokenizer: its numbers mean nothing,
+    the path through the code is the real one."""
+    folder = tmp_path_factory.mktemp("judge")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tiny.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        bos_token_id=tiny.bos_id,
+        eos_token_id=tiny.eos_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return folder

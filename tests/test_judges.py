@@ -5,30 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from jointsampler import UserError
 from jointsampler.judges import Judge, cache_folder, prepare_judge
-
-
-@pytest.fixture(scope="module")
-def judge_folder(tiny, tmp_path_factory):
-    """A tiny random causal LM with the embedded teacher's tokenizer."""
-    folder = tmp_path_factory.mktemp("judge")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tiny.vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        bos_token_id=tiny.bos_id,
-        eos_token_id=tiny.eos_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

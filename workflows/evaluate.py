@@ -281,6 +281,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     teacher = load_teacher(corpus.teacher)
     sampler = JointSampler.from_pretrained(plan.train.folder).to(teacher.device)
     sampler.check_teacher(teacher)
+    read_parquet(corpus.files)  # a damaged file is named here, not in a worker's traceback
     work = plan.items()
     pool = cluster.pool(plan.settings.actors)
     # On the driver, before the actors take the cores.

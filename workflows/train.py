@@ -258,6 +258,7 @@ def save(engine: Any, sampler: JointSampler, report: dict[str, Any], step: int, 
 
 def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
     """Train to the end, from the last checkpoint if there is one, and put the sampler in its place."""
+    read_parquet(plan.corpus.files)  # a damaged file is named here, not in a worker's traceback
     pool = cluster.pool(plan.settings.workers)
     if plan.settings.batch_size % pool.size:
         raise UserError(

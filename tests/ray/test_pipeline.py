@@ -93,31 +93,6 @@ def submit(head, out: Path, *overrides: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def judge_folder(tmp_path_factory):
-    """A random causal LM: the numbers mean nothing, the path through the code is the real one."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    teacher = load_teacher("tiny", device="cpu")
-    folder = tmp_path_factory.mktemp("judge")
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=teacher.vocab_size,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    ).save_pretrained(folder)
-    teacher.tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def two_runs(head, judge_folder, tmp_path_factory):
     """Two submitted jobs that share one MLflow: 2 teachers, then 1 teacher and another seed of training."""
     base = tmp_path_factory.mktemp("runs")
