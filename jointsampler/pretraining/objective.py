@@ -15,7 +15,8 @@ from .batches import Batch
 
 def corrupt(batch: Batch, mask_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(noisy ids [B, S], masked [B, S] bool): each maskable token masked with probability t."""
-    draws = torch.rand(batch.ids.shape, generator=generator)
+    # Drawn on the CPU, so that every device sees the same masks.
+    draws = torch.rand(batch.ids.shape, generator=generator).to(batch.ids.device)
     masked = (draws < batch.t[:, None]) & batch.maskable
     return torch.where(masked, mask_id, batch.ids), masked
 
