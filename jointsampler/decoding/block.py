@@ -20,6 +20,7 @@ from .methods import Method
 from .orders import OrderPolicy
 from .sampling import Sampling, draw, probabilities
 from .scoring import order_scores
+from .stops import Candidate, StopRule
 from .verify import Draft, verify
 
 
@@ -49,14 +50,13 @@ def decode(
     sampler: JointSampler | None,
     canvas: Canvas,
     method: Method,
-    k: int,
+    stop: StopRule,
     order: OrderPolicy,
     sampling: Sampling,
     seed: int,
     on_reveal: Callable[[Canvas], None] | None = None,
 ) -> None:
     """Reveal every masked position of ``canvas``, in place."""
-    stop = method.stop(k)
     # A block of a verified method may keep a single reveal.
     least = 1 if method.verification else stop.least
     each = torch.arange(len(canvas.rows), device=canvas.ids.device)
@@ -66,11 +66,10 @@ def decode(
         in_block = canvas.unfinished()
         draft = Draft.empty(canvas, in_block) if method.verification else None
         opening = opening_pass(teacher, canvas, opening, has_opening)
-        hidden, scores = opening, None
+        hidden, scores, memory = opening, None, None
         for reveal in range(min(stop.limit, left)):
             if reveal > 0:
                 in_block = in_block & canvas.unfinished()
-                in_block = in_block & stop.goes_on(in_block)
                 if method.uses_sampler:
                     hidden = sampler(teacher.embed(canvas.ids), hidden, canvas.attention_mask)
                     canvas.sampler_passes += in_block
@@ -81,7 +80,14 @@ def decode(
                     teacher, canvas.response(hidden), canvas.masked, canvas.rows, order, seed, most
                 )
             position = scores.argmin(dim=1)  # [B]
-            law = probabilities(teacher.logits(hidden[each, canvas.start + position]), sampling)
+            logits = teacher.logits(hidden[each, canvas.start + position])  # [B, V]
+            candidate = Candidate(logits, reveal)
+            if reveal == 0:
+                memory = stop.begin(candidate)
+            else:
+                stays, memory = stop.goes_on(memory, candidate)
+                in_block = in_block & stays
+            law = probabilities(logits, sampling)
             token = draw(law, rng.uniform(seed, canvas.rows, position, rng.TOKEN))
             canvas.reveal(position, token, in_block)
             scores = scores.masked_fill(~canvas.masked, torch.inf)

@@ -96,11 +96,14 @@ def generate(
     batch_size: int = 64,
     row_ids: Sequence[int] | None = None,
     on_reveal: Callable[[Canvas], None] | None = None,
+    **rule_settings: float,
 ) -> Generation:
     """Sample ``num_samples`` responses per prompt; without prompts, that many unconditional ones.
 
     Row n's sample depends on (seed, its row id, its prompt) and the decoding
     settings only, never on the batch it is in. Row ids count from 0 unless given.
+    ``k`` is for the methods with a fixed number of tokens per teacher pass; the
+    others take their stop rule's settings: ``threshold``, ``factor`` or ``bound``.
     ``on_reveal`` is called with the live canvas after every reveal.
 
     Raises UserError: unknown method or order, k < 1 or larger than the response,
@@ -110,6 +113,7 @@ def generate(
     chosen, policy = get_method(method), get_order(order)
     sampling = Sampling(temperature, top_p)
     check_k(k, max_new_tokens)
+    stop = chosen.stop(k, max_new_tokens, rule_settings)
     if chosen.uses_sampler:
         if sampler is None:
             raise UserError(f"Method {method!r} needs a sampler: pass one, or use 'marginal'.")
@@ -131,7 +135,7 @@ def generate(
     for at in range(0, len(encoded), batch_size):
         part = slice(at, at + batch_size)
         canvas = Canvas(teacher, encoded[part], rows[part], max_new_tokens)
-        decode(teacher, sampler, canvas, chosen, k, policy, sampling, seed, on_reveal)
+        decode(teacher, sampler, canvas, chosen, stop, policy, sampling, seed, on_reveal)
         canvases.append(canvas)
     synchronize(teacher.device)
     seconds = time.perf_counter() - begin

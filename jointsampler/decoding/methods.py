@@ -1,41 +1,62 @@
 """Methods: names for combinations of a stop rule, a proposal and a verification.
 
-The order policy is the caller's choice with every method.
+The order policy is the caller's choice with every method. Any stop rule works
+with the sampler in the inner loop: that is its ``joint_`` variant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
-from ..errors import unknown_name
-from .stop import FixedK, StopRule
+from ..errors import UserError, unknown_name
+from .stops import EntropyBound, Factor, FixedK, StopRule, Threshold
 from .verify import Verification
 
 
 @dataclass(frozen=True)
 class Method:
     name: str
-    uses_sampler: bool  # the proposal: hidden states as they are, or after sampler passes
-    stop: Callable[[int], StopRule]  # from k
+    rule: type[StopRule]
+    uses_sampler: bool = False  # the proposal: hidden states as they are, or after sampler passes
     verification: Verification | None = None
+    one_token: bool = False  # k is 1, whatever the caller's
+
+    def stop(self, k: int, length: int, settings: Mapping[str, float]) -> StopRule:
+        """The stop rule for responses of ``length``; a fixed rule takes k, the others their settings.
+
+        Raises UserError for a setting that the rule does not have.
+        """
+        known = {field.name for field in fields(self.rule)} - {"limit"}
+        for name in settings:
+            if name not in known and not known:
+                raise UserError(f"Method {self.name!r} has no setting {name!r}: it has k alone.")
+            if name not in known:
+                raise unknown_name(f"setting of method {self.name!r}", name, known)
+        limit = k if self.rule is FixedK else length
+        return self.rule(limit=1 if self.one_token else limit, **settings)
 
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        # One token per teacher pass: the true joint, the reference for everything.
-        Method("sequential", uses_sampler=False, stop=lambda k: FixedK(1)),
-        # k tokens per teacher pass, each from its marginal: the baseline.
-        Method("marginal", uses_sampler=False, stop=FixedK),
-        # k tokens per teacher pass, k - 1 sampler passes between them.
-        Method("joint", uses_sampler=True, stop=FixedK),
-        # Drafts like joint, keeps what the teacher confirms: the law of sequential, exactly.
-        Method("lossless", uses_sampler=True, stop=FixedK, verification="strict"),
-        # The same along the sampler's order: exact conditionals, another order.
-        Method("lossless_tokens", uses_sampler=True, stop=FixedK, verification="tokens"),
-    )
-}
+_ALL = [
+    # One token per teacher pass: the true joint, the reference for everything.
+    Method("sequential", FixedK, one_token=True),
+    # k tokens per teacher pass, each from its marginal: the baseline.
+    Method("marginal", FixedK),
+    # k tokens per teacher pass, k - 1 sampler passes between them.
+    Method("joint", FixedK, uses_sampler=True),
+    # Drafts like joint, keeps what the teacher confirms: the law of sequential, exactly.
+    Method("lossless", FixedK, uses_sampler=True, verification="strict"),
+    # The same along the sampler's order: exact conditionals, another order.
+    Method("lossless_tokens", FixedK, uses_sampler=True, verification="tokens"),
+    # From the literature, each with its source in the rule's file; and with the sampler.
+    Method("threshold", Threshold),
+    Method("joint_threshold", Threshold, uses_sampler=True),
+    Method("factor", Factor),
+    Method("joint_factor", Factor, uses_sampler=True),
+    Method("entropy_bound", EntropyBound),
+    Method("joint_entropy_bound", EntropyBound, uses_sampler=True),
+]
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def get_method(name: str) -> Method:

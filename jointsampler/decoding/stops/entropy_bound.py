@@ -1,0 +1,38 @@
+"""Go on while the revealed positions' entropies, without the largest, sum to at most ``bound`` nats.
+
+EB-Sampler (Ben-Hamu et al. 2025, arXiv 2505.24857, section 4): the sum of the
+marginal entropies less the largest bounds the block's total correlation, which
+is what revealing together costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ..orders.entropy import entropy
+from ._rule import Candidate
+
+
+@dataclass(frozen=True)
+class EntropyBound:
+    limit: int
+    bound: float = 0.1
+    least = 1
+
+    def __post_init__(self) -> None:
+        if not self.bound >= 0:
+            raise UserError(f"bound must be 0 nats or more, not {self.bound}.")
+
+    def begin(self, first: Candidate) -> Tensor:
+        nats = entropy(first.logits)
+        return torch.stack([nats, nats], dim=-1)  # sum, largest
+
+    def goes_on(self, memory: Tensor, candidate: Candidate) -> tuple[Tensor, Tensor]:
+        nats = entropy(candidate.logits)
+        total, largest = memory[:, 0] + nats, torch.maximum(memory[:, 1], nats)
+        # The margin is rounding's: what is subtracted was added before.
+        return total - largest <= self.bound + 1e-6, torch.stack([total, largest], dim=-1)
