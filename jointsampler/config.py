@@ -72,7 +72,7 @@ class TrainConfig(Section):
     warmup_steps: int = Field(20, ge=0)
     cooldown: Share = Field(0.5, description="share of the steps over which lr falls to 0")
     weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm; adamw only")
     k_max: int = Field(8, ge=2)
     depth_decay: float = Field(0.5, gt=0, le=1)
     near: PositiveInt = Field(2, description="positions revealed next that enter the loss")

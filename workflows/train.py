@@ -9,6 +9,7 @@ step, rank). What a step computes is ``jointsampler/distill``.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import tempfile
@@ -140,7 +141,9 @@ def start_engine(sampler: JointSampler, settings: TrainConfig, device: torch.dev
         lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, settings)),
         config={
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only checks the product; batches are ours
-            "gradient_clipping": settings.clip,
+            # Under ZeRO, Muon's update takes the gradient's place before DeepSpeed clips: clipping
+            # would shrink the step itself. Neither Muon nor Adam minds the gradient's scale.
+            "gradient_clipping": settings.clip if settings.optimizer == "adamw" else 0.0,
             "zero_optimization": {"stage": settings.zero_stage},
             "steps_per_print": 10**9,
         },
@@ -170,6 +173,7 @@ def validate(
 
 def train_loop(plan: TrainPlan) -> None:
     """What each worker runs."""
+    logging.getLogger().setLevel(logging.WARNING)  # one line a report is the reporter's
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     settings = plan.settings
     context = ray.train.get_context()
@@ -280,7 +284,7 @@ def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
             storage_path=str(plan.out / "train"),
             failure_config=FailureConfig(max_failures=plan.settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),  # our reporter tells the progress
+            logging_config=LoggingConfig(log_level="WARNING"),
             callbacks=[reporter] if reporter is not None else None,
             worker_runtime_env={"env_vars": {} if on_gpu else CPU_ENVIRONMENT},
         ),
