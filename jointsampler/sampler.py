@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from .errors import UserError
+from .teachers.load import no_progress_bars
 from .teachers.protocol import Teacher, position_ids
 
 
@@ -183,7 +184,8 @@ class JointSampler(PreTrainedModel):
                 f"No sampler in {folder}: a sampler folder holds config.json and model.safetensors, "
                 "as JointSampler.save_pretrained writes them."
             )
-        return super().from_pretrained(folder, *args, **kwargs).eval()
+        with no_progress_bars():
+            return super().from_pretrained(folder, *args, **kwargs).eval()
 
     def check_teacher(self, teacher: Teacher) -> None:
         """UserError unless this sampler was made for ``teacher``."""
