@@ -164,8 +164,11 @@ def run(plan: CorpusPlan) -> dict[str, Any]:
     plan.folder.mkdir(exist_ok=True)
     settings = plan.folder / SETTINGS
     if not settings.exists() or json.loads(settings.read_text())["key"] != plan.key:
-        for stale in plan.folder.glob("*.parquet"):  # rows of other settings
-            stale.unlink()
+        if any(plan.folder.glob("*.parquet")):  # may have cost days: never deleted here
+            raise UserError(
+                f"{plan.folder} holds a corpus of other settings: give another --out, or delete that "
+                "folder if it is no longer wanted."
+            )
         write_json(settings, {"key": plan.key, **plan.settings.model_dump()})
     missing = [index for index, path in enumerate(plan.files) if not path.exists()]
     progress = Progress("corpus", plan.rows, "rows")

@@ -9,6 +9,7 @@ step, rank). What a step computes is ``jointsampler/distill``.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import sys
@@ -260,14 +261,20 @@ def save(engine: Any, sampler: JointSampler, report: dict[str, Any], step: int, 
         )
 
 
+def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:
+    """The pool with a size that divides the batch: the next smaller one, unless the user named it."""
+    if settings.workers and settings.batch_size % pool.size:
+        raise UserError(
+            f"train.batch_size={settings.batch_size} is not a multiple of train.workers={pool.size}."
+        )
+    size = next(n for n in range(pool.size, 0, -1) if settings.batch_size % n == 0)
+    return dataclasses.replace(pool, size=size)
+
+
 def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
     """Train to the end, from the last checkpoint if there is one, and put the sampler in its place."""
     read_parquet(plan.corpus.files)  # a damaged file is named here, not in a worker's traceback
-    pool = cluster.pool(plan.settings.workers)
-    if plan.settings.batch_size % pool.size:
-        raise UserError(
-            f"train.batch_size={plan.settings.batch_size} is not a multiple of the {pool.size} workers."
-        )
+    pool = fitting_pool(cluster.pool(plan.settings.workers), plan.settings)
     begin = time.monotonic()
     on_gpu = pool.gpus > 0
     result = TorchTrainer(

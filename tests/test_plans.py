@@ -1,0 +1,34 @@
+"""Plans fit the machine, and never cost a user what is already there."""
+
+from __future__ import annotations
+
+import pytest
+
+from jointsampler import UserError
+from jointsampler.config import load_config
+from workflows import corpus
+from workflows.cluster import Pool
+from workflows.train import fitting_pool
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (6, 4), (12, 8), (64, 32)])
+def test_training_takes_as_many_workers_as_divide_the_batch(cpus, workers):
+    settings = load_config(None, ["train.batch_size=32"]).train
+    assert fitting_pool(Pool(cpus, 0, 1), settings).size == workers
+
+
+def test_a_named_number_of_workers_that_does_not_fit_is_refused():
+    settings = load_config(None, ["train.batch_size=32", "train.workers=6"]).train
+    with pytest.raises(
+        UserError, match=r"train\.batch_size=32 is not a multiple of train\.workers=6"
+    ):
+        fitting_pool(Pool(6, 0, 1), settings)
+
+
+def test_a_corpus_of_other_settings_is_kept_and_named(tmp_path):
+    plans = [corpus.plan(load_config(None, [f"run.seed={seed}"]), tmp_path) for seed in (0, 1)]
+    plans[0].folder.mkdir()
+    plans[0].files[0].write_bytes(b"rows")
+    with pytest.raises(UserError, match="holds a corpus of other settings"):
+        corpus.run(plans[1])
+    assert plans[0].files[0].read_bytes() == b"rows"
