@@ -37,7 +37,20 @@ class RunConfig(Section):
 
 
 class TeacherConfig(Section):
-    name: str = Field("tiny", description="an embedded teacher or a local checkpoint folder")
+    name: str = Field("tiny", description="an embedded teacher, a checkpoint folder or a hub id")
+    family: str | None = Field(None, description="default: told from its config.json")
+    revision: str | None = Field(None, description="of the hub repository")
+    tokenizer: str | None = Field(None, description="where the checkpoint has none of its own")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on a CPU, bfloat16 on a GPU"
+    )
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    quantization: Literal["none", "int8", "int4"] = "none"
+
+    def identity(self) -> dict[str, Any]:
+        """What a teacher computes depends on; the rest is where."""
+        return self.model_dump(include={"name", "family", "revision", "dtype", "quantization"})
 
 
 class SamplerConfig(Section):
@@ -53,6 +66,7 @@ class CorpusConfig(Section):
     prompts: str | None = Field(
         None, description=".jsonl, .parquet or .txt file, hub data set, or tasks"
     )
+    chat: bool = Field(False, description="prompts are a user's turn in the chat template")
     max_new_tokens: PositiveInt = 32
     temperature: float = 1.0
     top_p: float = 1.0
@@ -114,8 +128,9 @@ class PretrainConfig(Section):
     heads: PositiveInt = 6
     context: PositiveInt = 256
     lengths: list[PositiveInt] = [64, 33, 128, 64, 96, 33]
+    task_lengths: list[PositiveInt] = [20, 48, 28, 20, 42, 64]
     batch_tokens: PositiveInt = 6144
-    task_share: Share = 0.3
+    task_share: Share = 0.5
     steps: PositiveInt = 4000
     warmup_steps: PositiveInt = 100
     cooldown: Share = 0.3

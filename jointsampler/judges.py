@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from .errors import UserError
-from .teachers.load import no_progress_bars
+from .teachers.weights import quiet
 
 SMOLLM2 = "smollm2"
 NONE = "none"
@@ -190,7 +190,7 @@ class Judge:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         try:
-            with no_progress_bars():
+            with quiet():
                 self.tokenizer = AutoTokenizer.from_pretrained(model_id)
                 model = AutoModelForCausalLM.from_pretrained(model_id, dtype=dtype)
         except (OSError, ValueError) as error:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from .errors import UserError
-from .teachers.load import no_progress_bars
 from .teachers.protocol import Teacher, position_ids
+from .teachers.weights import quiet
 
 
 class JointSamplerConfig(PretrainedConfig):
@@ -184,7 +184,7 @@ class JointSampler(PreTrainedModel):
                 f"No sampler in {folder}: a sampler folder holds config.json and model.safetensors, "
                 "as JointSampler.save_pretrained writes them."
             )
-        with no_progress_bars():
+        with quiet():
             return super().from_pretrained(folder, *args, **kwargs).eval()
 
     def check_teacher(self, teacher: Teacher) -> None:

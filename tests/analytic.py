@@ -23,6 +23,7 @@ class TableTeacher:
 
     def __init__(self, law: dict[tuple[int, ...], float], symbols: int):
         self.name, self.fingerprint = "table", f"table-{hash(frozenset(law.items())) & 0xFFFF:x}"
+        self.family, self.generation_defaults, self.end_ids = "table", {}, ()
         self.law, self.symbols = law, symbols
         self.tokenizer = None
         self.mask_id, self.pad_id, self.bos_id, self.eos_id = (

@@ -35,14 +35,28 @@ def test_the_fingerprint_follows_the_content(tmp_path):
 
 
 def test_a_batch_is_a_pure_function_of_its_step(source):
-    a, b = (source.batch(4, 640, [32, 64], 0.3) for _ in range(2))
+    a, b = (source.batch(4, 640, 32, tasks=False) for _ in range(2))
     assert torch.equal(a.ids, b.ids) and torch.equal(a.t, b.t)
     assert a.ids.shape == (20, 32)
-    assert source.batch(5, 640, [32, 64], 0.3).ids.shape == (10, 64)
+
+
+def test_a_step_splits_its_tokens_between_code_and_tasks(source):
+    parts = source.step(1, 1000, lengths=[32, 50], task_lengths=[20, 40], task_share=0.4)
+    assert [(weight, tuple(batch.ids.shape)) for weight, batch in parts] == [
+        (0.6, (12, 50)),
+        (0.4, (10, 40)),
+    ]
+    assert len(source.step(0, 1000, [32], [20], task_share=0.0)) == 1
+
+
+def test_fill_behind_the_first_eos_weighs_nothing(source, tiny):
+    batch = source.batch(0, 640, 64, tasks=True)
+    answers = (batch.maskable & (batch.ids != tiny.eos_id)).sum().item()
+    assert batch.counted == answers + len(batch.ids)  # and one eos each
 
 
 def test_rows_open_with_bos_and_keep_it_and_prompts_unmasked(source, tiny):
-    batch = source.batch(0, 64 * 64, [64], 1.0)
+    batch = source.batch(0, 64 * 64, 64, tasks=True)
     assert (batch.ids[:, 0] == tiny.bos_id).all() and not batch.maskable[:, 0].any()
     arrow = tiny.tokenizer.encode(" ->", add_special_tokens=False)[-1]
     for ids, maskable in zip(batch.ids.tolist(), batch.maskable, strict=True):
@@ -51,7 +65,7 @@ def test_rows_open_with_bos_and_keep_it_and_prompts_unmasked(source, tiny):
 
 
 def test_mask_ratios_of_a_batch_cover_the_unit_interval(source):
-    t = source.batch(1, 64 * 50, [64], 0.0).t.sort().values
+    t = source.batch(1, 64 * 50, 64, tasks=False).t.sort().values
     assert ((t - torch.arange(50) / 50).abs() < 0.021).all()
 
 
@@ -59,7 +73,7 @@ def test_corruption_masks_what_it_may_at_the_rate_it_says(tiny):
     ids = torch.full((400, 50), 10)
     maskable = torch.ones_like(ids, dtype=torch.bool)
     maskable[:, :10] = False
-    batch = Batch(ids, maskable, torch.full((400,), 0.3))
+    batch = Batch(ids, maskable, torch.full((400,), 0.3), counted=16_000)
     noisy, masked = corrupt(batch, tiny.mask_id, torch.Generator().manual_seed(0))
     assert not masked[:, :10].any()
     assert masked[:, 10:].float().mean().item() == pytest.approx(0.3, abs=0.02)
@@ -67,7 +81,7 @@ def test_corruption_masks_what_it_may_at_the_rate_it_says(tiny):
 
 
 def test_the_objective_is_cross_entropy_weighted_by_one_over_t(tiny, source):
-    batch = source.batch(2, 320, [32], 0.5)
+    batch = source.batch(2, 320, 32, tasks=True)
     generator = torch.Generator().manual_seed(5)
     noisy, masked = corrupt(batch, tiny.mask_id, torch.Generator().manual_seed(5))
     with torch.no_grad():
@@ -77,7 +91,7 @@ def test_the_objective_is_cross_entropy_weighted_by_one_over_t(tiny, source):
     for row in range(len(batch.ids)):
         each = F.cross_entropy(logits[row], batch.ids[row], reduction="none")
         total += (each * masked[row]).sum() / batch.t[row]
-    assert loss.item() == pytest.approx((total / batch.maskable.sum()).item(), rel=1e-4)
+    assert loss.item() == pytest.approx((total / batch.counted).item(), rel=1e-4)
     plain = F.cross_entropy(logits[masked], batch.ids[masked])
     assert nats.item() == pytest.approx(plain.item(), rel=1e-4)
 

@@ -47,7 +47,12 @@ def made(judge: bool) -> Results:
             "config": {"train": {"steps": 3}},
             "versions": {"torch": "2"},
             "machine": {"cores": 2, "memory_gib": 24.0, "gpu": None, "processor": "x"},
-            "teacher": {"name": "tiny", "fingerprint": "ab", "parameters": 4_800_000},
+            "teacher": {
+                "name": "tiny",
+                "family": "stock",
+                "fingerprint": "ab",
+                "parameters": 4_800_000,
+            },
             "sampler": {"width": 192, "layers": 1, "parameters": 550_000},
             "judge": "smollm2" if judge else "none",
             "pass_cost": {"ratio": 0.2},

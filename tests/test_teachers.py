@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from jointsampler import Teacher, UserError, load_teacher
-from jointsampler.teachers.load import teacher_folder
+from jointsampler.teachers.checkpoint import find_checkpoint
+from jointsampler.teachers.load import check_teacher
+
+TINY = find_checkpoint("tiny").folder
 
 
 def test_the_embedded_teacher_fulfils_the_protocol(tiny):
@@ -25,11 +28,11 @@ def test_the_embedded_teacher_fulfils_the_protocol(tiny):
 
 
 def test_the_embedded_teacher_ships_in_at_most_16_mb():
-    assert sum(path.stat().st_size for path in teacher_folder("tiny").iterdir()) <= 16e6
+    assert sum(path.stat().st_size for path in TINY.iterdir()) <= 16e6
 
 
 def test_its_card_states_recipe_corpus_and_held_out_loss():
-    folder = teacher_folder("tiny")
+    folder = TINY
     card = (folder / "README.md").read_text()
     recipe = json.loads((folder / "pretraining.json").read_text())
     assert recipe["corpus_sha256"] in card
@@ -39,13 +42,13 @@ def test_its_card_states_recipe_corpus_and_held_out_loss():
 
 def test_it_has_learned_its_held_out_files(tiny):
     """Better than a unigram model by nats where most of the context is visible."""
-    log = json.loads((teacher_folder("tiny") / "pretraining.json").read_text())["log"]
+    log = json.loads((TINY / "pretraining.json").read_text())["log"]
     assert log[-1]["held_out"]["0.1"] < 3.5 < log[0]["held_out"]["0.1"]
 
 
 @pytest.fixture
 def copy(tmp_path):
-    return shutil.copytree(teacher_folder("tiny"), tmp_path / "teacher")
+    return shutil.copytree(TINY, tmp_path / "teacher")
 
 
 def edit(folder, **changes):
@@ -76,24 +79,26 @@ def test_changed_weights_change_the_fingerprint(tiny, copy):
 
 def test_a_causal_checkpoint_is_refused(copy):
     edit(copy, is_causal=None)
-    with pytest.raises(UserError, match="not a masked-diffusion checkpoint"):
+    with pytest.raises(UserError, match=r"it is a causal language model \(LlamaForCausalLM\)"):
         load_teacher(str(copy))
 
 
 def test_a_checkpoint_without_a_mask_id_is_refused(copy):
     edit(copy, mask_token_id=None)
-    with pytest.raises(UserError, match="mask_token_id"):
+    path = copy / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config.pop("mask_token")
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="names no mask token"):
         load_teacher(str(copy))
 
 
 def test_a_teacher_that_attends_causally_after_all_is_refused(tiny):
-    from jointsampler.teachers.load import check_bidirectional
-
     config = tiny.model.config
     config.is_causal = True
     try:
         with pytest.raises(UserError, match="attends causally"):
-            check_bidirectional(tiny)
+            check_teacher(tiny)
     finally:
         config.is_causal = False
 

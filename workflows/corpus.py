@@ -19,15 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
 
-from jointsampler import Trajectories, generate, load_teacher
-from jointsampler.config import Config, CorpusConfig
-from jointsampler.decoding.generate import check_k, encode_prompts
+from jointsampler import Trajectories, generate
+from jointsampler.config import Config, CorpusConfig, TeacherConfig
+from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
 from jointsampler.tasks import TASKS, examples
 from jointsampler.trajectories import read_parquet, write_parquet
-from workflows import cluster, entry
+from workflows import cluster, entry, teachers
 from workflows.stage import Progress, digest, run_once, write_json
 
 SETTINGS = "settings.json"  # beside the files: the key that they were made with
@@ -36,11 +36,11 @@ SETTINGS = "settings.json"  # beside the files: the key that they were made with
 @dataclass(frozen=True)
 class CorpusPlan:
     out: Path
-    teacher: str
+    teacher: TeacherConfig
     fingerprint: str
     seed: int
     settings: CorpusConfig
-    prompts: tuple[str, ...] | None  # one per row
+    prompts: tuple[Prompt, ...] | None  # one per row
 
     stage = "corpus"
 
@@ -60,7 +60,7 @@ class CorpusPlan:
     @property
     def key(self) -> str:
         settings = self.settings.model_dump(exclude={"actors", "prompts"})
-        return digest(self.fingerprint, self.seed, settings, self.prompts)
+        return digest(self.fingerprint, self.teacher.identity(), self.seed, settings, self.prompts)
 
     @property
     def outputs(self) -> list[Path]:
@@ -69,6 +69,11 @@ class CorpusPlan:
     def row_ids(self, index: int) -> range:
         size = self.settings.rows_per_file
         return range(index * size, min((index + 1) * size, self.rows))
+
+
+def as_chat(prompts: tuple[str, ...]) -> tuple[tuple[dict[str, str], ...], ...]:
+    """Each prompt as the user's turn of a conversation."""
+    return tuple(({"role": "user", "content": prompt},) for prompt in prompts)
 
 
 def read_prompts(source: str, count: int, seed: int) -> tuple[str, ...]:
@@ -108,7 +113,7 @@ def read_prompts(source: str, count: int, seed: int) -> tuple[str, ...]:
 def plan(config: Config, out: Path) -> CorpusPlan:
     """The corpus to be made; every user error that can be found is found here."""
     settings = config.corpus
-    teacher = load_teacher(config.teacher.name, device="cpu")
+    teacher = teachers.describe(config.teacher)
     get_order(settings.order)
     Sampling(settings.temperature, settings.top_p)
     check_k(1, settings.max_new_tokens)
@@ -121,17 +126,21 @@ def plan(config: Config, out: Path) -> CorpusPlan:
     if settings.prompts is not None:
         count = settings.rows + settings.held_out
         prompts = read_prompts(settings.prompts, count, config.run.seed)
+        if settings.chat:
+            prompts = as_chat(prompts)
+    elif settings.chat:
+        raise UserError(
+            "corpus.chat=true needs prompts to put into the template: set corpus.prompts."
+        )
     encode_prompts(teacher, prompts, settings.max_new_tokens)
-    return CorpusPlan(
-        out, config.teacher.name, teacher.fingerprint, config.run.seed, settings, prompts
-    )
+    return CorpusPlan(out, config.teacher, teacher.fingerprint, config.run.seed, settings, prompts)
 
 
 class TeacherActor:
     """One teacher; samples the rows of a file and writes it."""
 
     def __init__(self, plan: CorpusPlan):
-        self.plan, self.teacher = plan, load_teacher(plan.teacher)
+        self.plan, self.teacher = plan, teachers.load(plan.teacher)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         counts, seconds = [], []

@@ -27,9 +27,9 @@ import psutil
 import ray
 import torch
 
-from jointsampler import JointSampler, block_kl, generate, load_teacher
+from jointsampler import JointSampler, block_kl, generate
 from jointsampler.config import Config, EvaluateConfig
-from jointsampler.decoding.generate import check_k
+from jointsampler.decoding.generate import check_k, prompt_text
 from jointsampler.decoding.methods import get_method
 from jointsampler.judges import Judge, Scores, prepare_judge
 from jointsampler.measure.block_kl import summarize
@@ -47,7 +47,7 @@ from jointsampler.report.results import (
     TeacherCard,
 )
 from jointsampler.trajectories import read_parquet
-from workflows import cluster, entry, train
+from workflows import cluster, entry, teachers, train
 from workflows.stage import Progress, digest, require, run_once, write_json
 from workflows.tracking import Tracker, open_run
 
@@ -116,7 +116,7 @@ class EvaluationActor:
 
     def __init__(self, plan: EvaluatePlan):
         self.plan = plan
-        self.teacher = load_teacher(plan.train.corpus.teacher)
+        self.teacher = teachers.load(plan.train.corpus.teacher)
         self.sampler = JointSampler.from_pretrained(plan.train.folder).to(self.teacher.device)
         self.judge = None if plan.judge is None else Judge(plan.judge)
         trajectories = read_parquet(plan.train.corpus.files)
@@ -171,7 +171,8 @@ class EvaluationActor:
             "seconds": generation.seconds,
         }
         if self.judge is not None:
-            scores = self.judge.score(generation.texts, prompts)
+            context = None if prompts is None else [prompt_text(prompt) for prompt in prompts]
+            scores = self.judge.score(generation.texts, context)
             result |= {"nll": scores.nll, "tokens": scores.tokens, "features": scores.features}
         return result
 
@@ -278,7 +279,7 @@ def examples(plan: EvaluatePlan, rows: list[dict[str, Any]]) -> Examples:
 def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     """Do all items, put the numbers together, write results.json."""
     corpus = plan.train.corpus
-    teacher = load_teacher(corpus.teacher)
+    teacher = teachers.load(corpus.teacher)
     sampler = JointSampler.from_pretrained(plan.train.folder).to(teacher.device)
     sampler.check_teacher(teacher)
     read_parquet(corpus.files)  # a damaged file is named here, not in a worker's traceback
@@ -310,6 +311,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
         machine=machine(),
         teacher=TeacherCard(
             name=teacher.name,
+            family=teacher.family,
             fingerprint=teacher.fingerprint,
             parameters=sum(p.numel() for p in teacher.model.parameters()),
         ),

@@ -98,18 +98,23 @@ def held_out_loss(
 ) -> dict[str, float]:
     """Nats per masked token on held-out files, by mask ratio, 96 rows of 96 tokens each."""
     model.eval()
-    batch = source.batch(0, tokens=96 * 96, lengths=[96], task_share=0.0)
+    batch = source.batch(0, tokens=96 * 96, length=96, tasks=False)
     unconditional = torch.ones_like(batch.maskable)
     unconditional[:, 0] = False
     result = {}
     for ratio in (0.1, 0.3, 0.5, 0.7, 0.9):
-        fixed = Batch(batch.ids, unconditional, torch.full_like(batch.t, ratio))
+        t = torch.full_like(batch.t, ratio)
+        fixed = Batch(batch.ids, unconditional, t, batch.counted).to(device)
         generator = torch.Generator().manual_seed(cfg.seed)
-        fixed = Batch(*(x.to(device) for x in (fixed.ids, fixed.maskable, fixed.t)))
         _, nats = masked_loss(model, fixed, model.config.mask_token_id, generator)
         result[f"{ratio:.1f}"] = round(nats.item(), 4)
     model.train()
     return result
+
+
+def mean_losses(recent: list[list[float]]) -> str:
+    """One mean per part of the step: code, tasks."""
+    return " ".join(f"{sum(part) / len(part):.3f}" for part in zip(*recent, strict=True))
 
 
 def train(
@@ -131,25 +136,29 @@ def train(
         print(f"pretrain: going on from step {start}", flush=True)
     since, tokens, recent = time.monotonic(), 0, []
     for step in range(start, cfg.steps):
-        batch = source.batch(step, cfg.batch_tokens, cfg.lengths, cfg.task_share)
-        batch = Batch(*(x.to(device) for x in (batch.ids, batch.maskable, batch.t)))
         generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-            loss, _ = masked_loss(runner, batch, model.config.mask_token_id, generator)
-        loss.backward()
+        parts = source.step(step, cfg.batch_tokens, cfg.lengths, cfg.task_lengths, cfg.task_share)
+        losses = []
+        for weight, batch in parts:
+            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+                loss, _ = masked_loss(
+                    runner, batch.to(device), model.config.mask_token_id, generator
+                )
+            (weight * loss).backward()
+            losses.append(loss.item())
+            tokens += batch.ids.numel()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = cfg.lr * schedule(step, cfg)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        tokens += batch.ids.numel()
-        recent.append(loss.item())
+        recent.append(losses)
         if (step + 1) % cfg.log_every == 0:
             rate = tokens / (time.monotonic() - since)
             left = (cfg.steps - step - 1) * tokens / len(recent) / rate
             print(
-                f"pretrain: step {step + 1}/{cfg.steps} loss {sum(recent) / len(recent):.3f} "
+                f"pretrain: step {step + 1}/{cfg.steps} loss {mean_losses(recent)} "
                 f"{rate:,.0f} tokens/s, {left / 60:.0f} min left",
                 flush=True,
             )

@@ -25,7 +25,7 @@ DEFAULTS = {
 
 class ServedSampler(PythonModel):
     def load_context(self, context) -> None:
-        self.teacher = load_teacher(context.model_config["teacher"])
+        self.teacher = load_teacher(**context.model_config["teacher"])
         self.sampler = JointSampler.from_pretrained(context.artifacts["sampler"])
 
     def predict(self, context, model_input, params=None) -> list[str]:

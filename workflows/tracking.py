@@ -88,7 +88,7 @@ class Tracker:
                 name="sampler",
                 python_model=str(Path(__file__).with_name("served_model.py")),
                 artifacts={"sampler": str(folder)},
-                model_config={"teacher": self.config.teacher.name},
+                model_config={"teacher": self.config.teacher.model_dump()},
                 pip_requirements=["jointsampler"],
                 registered_model_name=REGISTERED_MODEL,
             )

@@ -36,13 +36,13 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from jointsampler import JointSampler, block_kl, load_teacher
+from jointsampler import JointSampler, block_kl
 from jointsampler.config import Config, SamplerConfig, TrainConfig
 from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
 from jointsampler.errors import UserError
 from jointsampler.measure.block_kl import summarize
 from jointsampler.trajectories import read_parquet
-from workflows import cluster, corpus, entry
+from workflows import cluster, corpus, entry, teachers
 from workflows.stage import digest, require, run_once
 from workflows.tracking import TrainReporter, open_run
 
@@ -78,7 +78,7 @@ class TrainPlan:
 
 def plan(config: Config, out: Path) -> TrainPlan:
     corpus_plan = corpus.plan(config, out)
-    teacher = load_teacher(config.teacher.name, device="cpu")
+    teacher = teachers.describe(config.teacher)
     teacher.layer_shape(
         config.sampler.width or teacher.hidden_size
     )  # refuses a width that does not fit
@@ -180,7 +180,7 @@ def train_loop(plan: TrainPlan) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
-    teacher = load_teacher(plan.corpus.teacher, device=str(device))
+    teacher = teachers.load(plan.corpus.teacher, str(device))
     trajectories = read_parquet(plan.corpus.files)
     trajectories.check_teacher(teacher)
     n = plan.corpus.settings.rows

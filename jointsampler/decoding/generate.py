@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Generation:
 
     sequences: Tensor  # [N, P + L] int64, prompts padded on the left
     attention_mask: Tensor  # [N, P + L] bool, False on the padding
-    texts: list[str]  # responses up to their first eos
+    texts: list[str]  # responses up to their end (eos, or end of turn)
     prompts: list[list[int]]  # token ids, bos included, without padding
     rows: Tensor  # [N] int64, the row ids that seeded the samples
     order: Tensor  # [N, L] int64, order[n, r] = response position of row n's r-th reveal
@@ -34,7 +34,7 @@ class Generation:
     teacher_rows: Tensor  # [N] int64, sequences through the teacher: every prefix counts
     sampler_passes: Tensor  # [N] int64
     block_ends: Tensor  # [N, 3] int64: verified blocks that ended full, by order, by rejection
-    effective_tokens: Tensor  # [N] int64, response tokens before the first eos
+    effective_tokens: Tensor  # [N] int64, response tokens before the end
     seconds: float  # wall clock of the decoding, device synchronised
 
     @property
@@ -43,11 +43,44 @@ class Generation:
         return self.sequences[:, self.sequences.shape[1] - self.order.shape[1] :]
 
 
+# A text, or a conversation: messages with "role" and "content", for the chat template.
+Prompt = str | Sequence[Mapping[str, str]]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """What was said, without the markup of any template: context for a judge."""
+    if isinstance(prompt, str):
+        return prompt
+    return "".join(message["content"] + "\n" for message in prompt)
+
+
+def encode_chat(teacher: Teacher, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of a conversation up to where the assistant's turn begins.
+
+    Raises UserError: no chat template, or messages that it refuses.
+    """
+    if teacher.tokenizer.chat_template is None:
+        raise UserError(
+            f"Teacher {teacher.name!r} has no chat template: it is no chat model; give the prompt as text."
+        )
+    try:
+        encoded = teacher.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], add_generation_prompt=True, return_dict=True
+        )
+    except Exception as error:  # whatever the template itself raises
+        raise UserError(
+            f"The chat template of teacher {teacher.name!r} refuses the messages ({error}): give a list "
+            "of {'role': ..., 'content': ...}."
+        ) from None
+    return list(encoded["input_ids"])
+
+
 def encode_prompts(
-    teacher: Teacher, prompts: Sequence[str] | None, max_new_tokens: int
+    teacher: Teacher, prompts: Sequence[Prompt] | None, max_new_tokens: int
 ) -> list[list[int]]:
     """Token ids of each prompt, bos first; one lone bos without prompts.
 
+    A conversation is encoded by its template, which places its own bos.
     Raises UserError where prompt and response together exceed the teacher's context.
     """
     bos = [] if teacher.bos_id is None else [teacher.bos_id]
@@ -56,7 +89,12 @@ def encode_prompts(
     else:
         if isinstance(prompts, str):
             raise UserError("prompts must be a list of strings, not one string.")
-        encoded = [bos + teacher.tokenizer.encode(p, add_special_tokens=False) for p in prompts]
+        encoded = [
+            bos + teacher.tokenizer.encode(prompt, add_special_tokens=False)
+            if isinstance(prompt, str)
+            else encode_chat(teacher, prompt)
+            for prompt in prompts
+        ]
     for index, ids in enumerate(encoded):
         if len(ids) + max_new_tokens > teacher.max_length:
             raise UserError(
@@ -84,7 +122,7 @@ def synchronize(device: torch.device) -> None:
 def generate(
     teacher: Teacher,
     sampler: JointSampler | None = None,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[Prompt] | None = None,
     method: str = "joint",
     k: int = 4,
     num_samples: int = 1,
@@ -151,9 +189,8 @@ def _collect(
     responses = torch.cat([canvas.response(canvas.ids) for canvas in canvases]).cpu()
     length = responses.shape[1]
     ends = torch.full((len(responses),), length)
-    if teacher.eos_id is not None:
-        is_eos = responses == teacher.eos_id
-        ends = torch.where(is_eos.any(1), is_eos.int().argmax(1), length)
+    is_end = torch.isin(responses, torch.tensor(teacher.end_ids, dtype=responses.dtype))
+    ends = torch.where(is_end.any(1), is_end.int().argmax(1), ends)
     texts = [""] * len(responses)
     if teacher.tokenizer is not None:
         texts = [

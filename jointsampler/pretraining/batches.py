@@ -22,6 +22,10 @@ class Batch:
     ids: Tensor  # [B, S] int64, clean tokens
     maskable: Tensor  # [B, S] bool, False on bos and on prompts
     t: Tensor  # [B] float32 in (0, 1), the mask ratio of each row
+    counted: int  # maskable tokens up to each row's first eos: the fill behind it weighs nothing
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.ids.to(device), self.maskable.to(device), self.t.to(device), self.counted)
 
 
 class SequenceSource:
@@ -50,26 +54,26 @@ class SequenceSource:
         return window, prefix
 
     def _task_row(self, rng: random.Random, length: int) -> tuple[list[int], int]:
-        example = TASKS[rng.choice(sorted(TASKS))].example(rng)
-        prompt = self.tokenizer.encode(example.prompt, add_special_tokens=False)
-        answer = self.tokenizer.encode(example.answer, add_special_tokens=False)
-        if len(prompt) + len(answer) + 1 >= length:
-            return self._code_row(rng, length)
-        return prompt + answer, len(prompt)
+        while True:  # until a task fits: every length in use holds most of them
+            example = TASKS[rng.choice(sorted(TASKS))].example(rng)
+            prompt = self.tokenizer.encode(example.prompt, add_special_tokens=False)
+            answer = self.tokenizer.encode(example.answer, add_special_tokens=False)
+            if len(prompt) + len(answer) + 2 <= length:  # bos before, an eos behind
+                return prompt + answer, len(prompt)
 
-    def batch(self, step: int, tokens: int, lengths: list[int], task_share: float) -> Batch:
-        """About ``tokens`` tokens of one sequence length; rows that end early fill with eos."""
-        rng = random.Random(f"{self.seed}/{step}")
-        length = lengths[step % len(lengths)]
+    def batch(self, step: int, tokens: int, length: int, tasks: bool) -> Batch:
+        """About ``tokens`` tokens of code or of tasks; rows that end early fill with eos."""
+        rng = random.Random(f"{self.seed}/{step}/{tasks}")
         rows = max(1, tokens // length)
         ids = np.full((rows, length), self.tokenizer.eos_token_id, dtype=np.int64)
         maskable = np.ones((rows, length), dtype=bool)
+        counted = 0
         for row in range(rows):
-            make = self._task_row if rng.random() < task_share else self._code_row
-            body, prefix = make(rng, length)
+            body, prefix = (self._task_row if tasks else self._code_row)(rng, length)
             ids[row, 0] = self.tokenizer.bos_token_id
             ids[row, 1 : 1 + len(body)] = body[: length - 1]
             maskable[row, : 1 + prefix] = False
+            counted += min(len(body) + 1, length - 1) - prefix
         # Stratified mask ratios: one per stratum of (0, 1], so that a batch covers them all.
         offset = rng.random()
         t = (np.arange(rows) + offset) / rows
@@ -78,4 +82,24 @@ class SequenceSource:
             torch.from_numpy(ids),
             torch.from_numpy(maskable),
             torch.from_numpy(np.clip(t, 1e-3, 1.0)).float(),
+            counted,
         )
+
+    def step(
+        self,
+        step: int,
+        tokens: int,
+        lengths: list[int],
+        task_lengths: list[int],
+        task_share: float,
+    ) -> list[tuple[float, Batch]]:
+        """The (weight, batch) pairs of one optimizer step: code, and tasks in rows of their size."""
+        parts = [
+            (1 - task_share, lengths[step % len(lengths)], False),
+            (task_share, task_lengths[step % len(task_lengths)], True),
+        ]
+        return [
+            (share, self.batch(step, round(share * tokens), length, tasks))
+            for share, length, tasks in parts
+            if share > 0
+        ]

@@ -24,11 +24,11 @@ def corrupt(batch: Batch, mask_id: int, generator: torch.Generator) -> tuple[Ten
 def masked_loss(
     model: nn.Module, batch: Batch, mask_id: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(weighted loss in nats per maskable token, plain nats per masked token), both scalars."""
+    """(weighted loss in nats per counted token, plain nats per masked token), both scalars."""
     noisy, masked = corrupt(batch, mask_id, generator)
     hidden = model.model(input_ids=noisy, use_cache=False).last_hidden_state
     rows, _ = masked.nonzero(as_tuple=True)
     logits = model.lm_head(hidden[masked])  # the head only where there is something to predict
     nats = F.cross_entropy(logits.float(), batch.ids[masked], reduction="none")
-    weighted = (nats / batch.t[rows]).sum() / batch.maskable.sum()
+    weighted = (nats / batch.t[rows]).sum() / batch.counted
     return weighted, nats.mean().detach()

@@ -53,6 +53,7 @@ class Ceiling(Part):
 
 class TeacherCard(Part):
     name: str
+    family: str
     fingerprint: str
     parameters: int
 

@@ -1,129 +1,92 @@
-"""From a name or a folder to a teacher: reading, checking, fingerprinting.
+"""From a name to a teacher: find it, tell its family, load it, check it.
 
 What a family does with its weights is in the family's file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-from collections.abc import Iterator
-from importlib import resources
-from pathlib import Path
-
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError
+from .checkpoint import find_checkpoint
+from .families import family_of
+from .options import LoadOptions, Quantization
 from .protocol import Teacher
-from .stock import StockTeacher
-
-EMBEDDED = {"tiny": "tiny"}  # name -> folder beside this file
-_SAMPLE_BYTES = 1 << 16
 
 
-def teacher_folder(name_or_path: str) -> Path:
-    """The folder of an embedded teacher or of a local checkpoint; UserError otherwise."""
-    if name_or_path in EMBEDDED:
-        folder = Path(str(resources.files(__package__))) / EMBEDDED[name_or_path]
-    else:
-        folder = Path(name_or_path).expanduser()
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"No teacher {name_or_path!r}: it is neither an embedded one ({', '.join(EMBEDDED)}) "
-            "nor a folder with a config.json."
-        )
-    return folder
-
-
-@contextlib.contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """transformers without its loading bars, which would drown a stage's own progress line."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-def fingerprint(folder: Path) -> str:
-    """A short name of config and weights, cheap at any size.
-
-    sha256 over config.json and, for each weight file, its size and its first
-    and last 64 KiB (the first hold the safetensors header: every name and shape).
-    """
-    digest = hashlib.sha256(json.dumps(json.loads((folder / "config.json").read_text())).encode())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(_SAMPLE_BYTES)
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            tail = file.read(_SAMPLE_BYTES)
-        digest.update(f"{path.name} {size}".encode() + head + tail)
-    return digest.hexdigest()[:16]
-
-
-def check_bidirectional(teacher: Teacher) -> None:
-    """Two tiny passes: the last token must move the first position's hidden state.
-
-    Silent causal attention is the classic failure here: a flag that a class
-    ignores costs nothing but quality.
-    """
+def _probe(teacher: Teacher) -> torch.Tensor:
+    """[2, 8] int64: all masks but for the last token, which differs between the rows."""
     ids = torch.full((2, 8), teacher.mask_id, device=teacher.device)
     allowed = torch.ones(teacher.vocab_size, dtype=torch.bool)
     allowed[teacher.forbidden_ids] = False
     ids[:, -1] = allowed.nonzero()[:2, 0].to(teacher.device)
+    return ids
+
+
+def check_teacher(teacher: Teacher) -> None:
+    """Two tiny passes, milliseconds: shapes as promised, numbers finite, attention both ways.
+
+    Silent causal attention is the classic failure here: a flag that a class
+    ignores costs nothing but quality. Raises UserError.
+    """
+    ids = _probe(teacher)
     with torch.inference_mode():
-        first = teacher.hidden(ids)[:, 0].float()
-    if torch.equal(first[0], first[1]):
+        hidden = teacher.hidden(ids)
+        logits, embedded = teacher.logits(hidden), teacher.embed(ids)
+    promised = {
+        "hidden states": (hidden, teacher.hidden_size),
+        "logits": (logits, teacher.vocab_size),
+        "embeddings": (embedded, teacher.hidden_size),
+    }
+    for what, (tensor, width) in promised.items():
+        if tensor.shape != (*ids.shape, width):
+            raise UserError(
+                f"Teacher {teacher.name!r} gives {what} of shape {tuple(tensor.shape)} where "
+                f"{(*ids.shape, width)} was promised: its config.json does not fit its weights."
+            )
+    if not torch.isfinite(hidden).all():
+        raise UserError(
+            f"Teacher {teacher.name!r} gives infinite or undefined hidden states: its weights are "
+            "broken, or its dtype is too narrow (set teacher.dtype to bfloat16 or float32)."
+        )
+    # The second position, since a shifted family's first output has no counterpart.
+    if torch.equal(hidden[0, 1].float(), hidden[1, 1].float()):
         raise UserError(
             f"Teacher {teacher.name!r} attends causally (a change of the last token does not reach "
-            "the first position): it is not a masked-diffusion model, or its class ignores is_causal."
+            "the first ones): it is not a masked-diffusion model, or its class ignores is_causal."
         )
 
 
 def load_teacher(
-    name_or_path: str, device: str = "auto", dtype: torch.dtype | None = None
+    name: str,
+    device: str = "auto",
+    dtype: torch.dtype | str | None = None,
+    *,
+    family: str | None = None,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    attention: str = "sdpa",
+    quantization: Quantization = "none",
 ) -> Teacher:
-    """The frozen teacher of that name or folder, ready on ``device``.
+    """The frozen teacher of that name, folder or hub id, ready on ``device``.
 
-    ``dtype`` defaults to float32 on a CPU and bfloat16 on a GPU.
-    Raises UserError: no such folder, not a masked-diffusion checkpoint, missing
-    tokenizer, unreadable or incomplete weights.
+    On the device ``meta`` it has all but its weights: ids, tokenizer, shapes and
+    fingerprint, which is what a plan needs of a teacher of any size.
+    ``dtype`` (or its name) defaults to float32 on a CPU and bfloat16 on a GPU;
+    ``family`` overrides detection from config.json; ``revision`` is the hub's;
+    ``tokenizer`` names one where the checkpoint has none.
+    Raises UserError: no such teacher, not a masked-diffusion checkpoint, missing
+    tokenizer or mask id, weights that are unreadable, incomplete or do not fit.
     """
-    folder = teacher_folder(name_or_path)
+    checkpoint = find_checkpoint(name, revision)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype is None:
+    if dtype is None or dtype == "auto":
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    config = AutoConfig.from_pretrained(folder)
-    if getattr(config, "mask_token_id", None) is None or getattr(config, "is_causal", True):
-        raise UserError(
-            f"{folder} is not a masked-diffusion checkpoint: its config.json must give a "
-            "mask_token_id and is_causal: false."
-        )
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{folder} has no tokenizer.json: a teacher needs its tokenizer beside it.")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    try:
-        with no_progress_bars():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-            )
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"Cannot load the weights in {folder}: {error}") from None
-    wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
-    if wrong:
-        raise UserError(f"The weights in {folder} do not fit its config: {', '.join(wrong[:5])}.")
-    teacher = StockTeacher(model.to(device), tokenizer, name_or_path, fingerprint(folder))
-    check_bidirectional(teacher)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
+    options = LoadOptions(torch.device(device), dtype, attention, quantization, tokenizer)
+    teacher = family_of(checkpoint, family).load(checkpoint, options)
+    if device != "meta":
+        check_teacher(teacher)
     return teacher

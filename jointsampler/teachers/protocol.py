@@ -2,17 +2,20 @@
 
 The sampler, the loss, every decoder and every meter see only this, so a test
 teacher with a known joint is a few lines. How a checkpoint becomes a teacher
-is left to ``load.py`` and the family files.
+is left to ``load.py`` and ``families/``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,20 @@ class Teacher(Protocol):
     """A frozen masked-diffusion LM. B rows, S positions, H hidden_size, V vocab_size."""
 
     name: str
+    family: str  # the file in ``families/`` that loaded it
     fingerprint: str  # names weights and config; corpus, sampler and report record it
     tokenizer: PreTrainedTokenizerBase | None
     mask_id: int
     bos_id: int | None  # opens every sequence, if the family has one
     eos_id: int | None  # ends a response
+    end_ids: tuple[int, ...]  # eos_id and, for chat models, the end of a turn
     pad_id: int
     forbidden_ids: Tensor  # [F] int64, never sampled: mask, pad, bos, ids past the tokenizer
     hidden_size: int
     vocab_size: int
     max_length: int
     device: torch.device
+    generation_defaults: Mapping[str, float | str]  # keywords of generate() that its makers use
 
     def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """[B, S] int64 (and [B, S] bool, False on left padding) -> [B, S, H].
@@ -62,3 +68,33 @@ class Teacher(Protocol):
 def position_ids(attention_mask: Tensor) -> Tensor:
     """[B, S] bool with left padding -> [B, S] int64: the first real token has position 0."""
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def scaled_layer(
+    teacher: Teacher,
+    width: int,
+    heads: int,
+    intermediate_size: int,
+    rope_theta: float = 10_000.0,
+    norm_eps: float = 1e-5,
+    head_dim: int | None = None,
+) -> LayerShape:
+    """A layer at ``width`` with the teacher's head size and its share of MLP.
+
+    Raises UserError where the width holds no whole number of heads.
+    """
+    head_dim = head_dim or teacher.hidden_size // heads
+    if width < head_dim or width % head_dim:
+        raise UserError(
+            f"Sampler width {width} is not a multiple of the head size {head_dim} of teacher "
+            f"{teacher.name!r}: choose one of {head_dim}, {2 * head_dim}, ..., {teacher.hidden_size}."
+        )
+    # A multiple of 8 keeps the matrix shapes friendly to vector units.
+    intermediate = round(intermediate_size * width / teacher.hidden_size / 8) * 8
+    return LayerShape(
+        heads=width // head_dim,
+        head_dim=head_dim,
+        intermediate_size=max(8, intermediate),
+        rope_theta=rope_theta,
+        norm_eps=norm_eps,
+    )

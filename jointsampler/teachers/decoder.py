@@ -1,0 +1,110 @@
+"""Teachers in a stock transformers decoder made bidirectional.
+
+Covers every family whose network is a stock causal LM without the causal mask:
+what differs between them (names, ids, a shift of the logits) is in ``families/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from .checkpoint import Checkpoint
+from .options import LoadOptions
+from .protocol import LayerShape, position_ids, scaled_layer
+from .tokenization import SpecialIds, load_tokenizer, special_ids, suppression
+from .weights import load_stock
+
+
+class DecoderTeacher:
+    """See :class:`jointsampler.teachers.protocol.Teacher` for shapes."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        checkpoint: Checkpoint,
+        tokenizer,
+        ids: SpecialIds,
+        family: str,
+        shifted: bool = False,
+        defaults: dict[str, float | str] | None = None,
+    ):
+        config = model.config
+        self.model = model.eval().requires_grad_(False)
+        self.name, self.family = checkpoint.name, family
+        self.fingerprint, self.tokenizer = checkpoint.fingerprint, tokenizer
+        self.mask_id, self.bos_id, self.eos_id, self.pad_id = ids.mask, ids.bos, ids.eos, ids.pad
+        self.end_ids, self.shifted = ids.ends, shifted
+        self.generation_defaults = defaults or {}
+        self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
+        self.max_length = config.max_position_embeddings
+        self.device = model.device
+        self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
+        self._suppress = suppression(self.forbidden_ids, self.vocab_size, self.device)
+
+    def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        extra = {}
+        if attention_mask is not None:
+            extra = {
+                "attention_mask": attention_mask.long(),
+                "position_ids": position_ids(attention_mask),
+            }
+        hidden = self.model.model(input_ids=ids, use_cache=False, **extra).last_hidden_state
+        if not self.shifted:
+            return hidden
+        # Output i predicts token i + 1. A row's first token has no output and keeps its own, also
+        # behind padding: the sampler reads every position, and must not read what a pad computed.
+        aligned = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+        if attention_mask is None:
+            return aligned
+        first = attention_mask.long().cumsum(-1) == 1
+        return torch.where(first[..., None], hidden, aligned)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.lm_head(hidden).float() + self._suppress
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids)
+
+    def layer_shape(self, width: int) -> LayerShape:
+        config = self.model.config
+        return scaled_layer(
+            self,
+            width,
+            config.num_attention_heads,
+            config.intermediate_size,
+            float(config.rope_parameters["rope_theta"]),
+            config.rms_norm_eps,
+            getattr(config, "head_dim", None),
+        )
+
+
+def stock_config(config_class: type[PretrainedConfig], checkpoint: Checkpoint) -> PretrainedConfig:
+    """A checkpoint's ``config.json`` read by a stock class, without what names its remote code."""
+    foreign = {"auto_map", "architectures", "model_type", "torch_dtype", "dtype"}
+    return config_class.from_dict(
+        {key: value for key, value in checkpoint.config.items() if key not in foreign}
+    )
+
+
+def load_decoder(
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    family: str,
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    key_mapping: dict[str, str] | None = None,
+    tokenizer_class=None,
+    trust: Mapping[str, str] | None = None,
+    shifted: bool = False,
+    defaults: dict[str, float | str] | None = None,
+) -> DecoderTeacher:
+    """A checkpoint in ``model_class`` without its causal mask; see the callers for the facts."""
+    tokenizer = load_tokenizer(checkpoint, options.tokenizer, tokenizer_class)
+    ids = special_ids(checkpoint, tokenizer, trust)
+    config.is_causal = False  # honoured by sdpa and eager alike, and checked after loading
+    model = load_stock(model_class, checkpoint, options, config, key_mapping)
+    return DecoderTeacher(model, checkpoint, tokenizer, ids, family, shifted, defaults)

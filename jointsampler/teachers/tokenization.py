@@ -1,0 +1,121 @@
+"""A teacher's tokenizer, and the ids that decoding treats specially.
+
+Checkpoints disagree with themselves about special ids (config.json, tokenizer,
+generation_config.json): a family says which source it trusts, this file reads
+them. Loaded into stock tokenizer classes: nothing in a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..errors import UserError
+from .checkpoint import Checkpoint, find_checkpoint
+
+# What ends an assistant's turn in the chat templates of the families known here.
+_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|role_end|>")
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    mask: int
+    bos: int | None
+    eos: int | None
+    pad: int
+    ends: tuple[int, ...]
+
+    def forbidden(self, vocab_size: int, known: int) -> Tensor:
+        """[F] int64: mask, pad, bos, and ids past the tokenizer's ``known``; never what ends."""
+        named = {self.mask, self.pad, self.bos} - {None, *self.ends}
+        beyond = set(range(known, vocab_size)) - {self.mask}
+        return torch.tensor(sorted(named | beyond), dtype=torch.long)
+
+
+def suppression(forbidden_ids: Tensor, vocab_size: int, device: torch.device) -> Tensor:
+    """[V] float32 on ``device``, added to the logits: -inf at the forbidden ids, else 0."""
+    suppress = torch.zeros(vocab_size)
+    suppress[forbidden_ids] = -torch.inf
+    return suppress.to(device)
+
+
+def special_ids(
+    checkpoint: Checkpoint,
+    tokenizer: PreTrainedTokenizerBase,
+    trust: Mapping[str, str] | None = None,
+    **fixed: int | None,
+) -> SpecialIds:
+    """mask, bos, eos and pad: config.json's, and the tokenizer's where that is silent.
+
+    ``trust`` turns this round for some of them ("tokenizer", or "tokenizer only");
+    ``fixed`` are ids that the family states itself. Raises UserError without a mask id.
+    """
+
+    def find(kind: str) -> int | None:
+        if kind in fixed:
+            return fixed[kind]
+        stated = [
+            checkpoint.config.get(f"{kind}_token_id"),
+            getattr(tokenizer, f"{kind}_token_id", None),
+        ]
+        trusted = (trust or {}).get(kind, "config")
+        if trusted != "config":
+            stated.reverse()
+        if trusted == "tokenizer only":
+            stated.pop()
+        value = next((value for value in stated if value is not None), None)
+        return value[0] if isinstance(value, list) else value
+
+    mask, bos, eos, pad = (find(kind) for kind in ("mask", "bos", "eos", "pad"))
+    if mask is None:
+        raise UserError(
+            f"{checkpoint.folder} names no mask token: config.json needs a mask_token_id, or the "
+            "tokenizer a mask_token. A checkpoint without one is not a masked-diffusion model."
+        )
+    if pad is None:
+        pad = eos if eos is not None else mask
+    turns = [token for token in _END_OF_TURN if token in tokenizer.get_added_vocab()]
+    ends = [eos, *(tokenizer.convert_tokens_to_ids(token) for token in turns)]
+    return SpecialIds(mask, bos, eos, pad, tuple(dict.fromkeys(i for i in ends if i is not None)))
+
+
+def load_tokenizer(
+    checkpoint: Checkpoint,
+    source: str | None = None,
+    stock: type[PreTrainedTokenizerBase] | None = None,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in the checkpoint, or of the name or folder ``source``.
+
+    ``stock`` builds it from the vocabulary files where there is no
+    ``tokenizer.json`` and the checkpoint's own class is remote code.
+    """
+    where = checkpoint if source is None else find_tokenizer(source)
+    folder = where.folder
+    files = {path.name for path in folder.iterdir()}
+    if not files & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"}:
+        raise UserError(
+            f"{folder} has no tokenizer.json and no vocabulary file: a teacher needs its tokenizer "
+            "beside it, or teacher.tokenizer must name one."
+        )
+    own_code = "auto_map" in where.read_json("tokenizer_config.json")
+    try:
+        if "tokenizer.json" in files:
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+        if stock is not None and own_code:
+            return stock.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a broken file surfaces as any of a dozen types
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UserError(f"Cannot load the tokenizer in {folder}: {reason}") from None
+
+
+def find_tokenizer(source: str) -> Checkpoint:
+    """Where the tokenizer named by ``teacher.tokenizer`` is."""
+    try:
+        return find_checkpoint(source)
+    except UserError as error:
+        raise UserError(f"teacher.tokenizer={source!r}: {error}") from None

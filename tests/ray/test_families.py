@@ -1,0 +1,42 @@
+"""The quickstart's stages on tiny checkpoints of three families, as published."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jointsampler import JointSampler, load_teacher
+from jointsampler.report.results import read_results
+from jointsampler.trajectories import read_parquet
+from tests import checkpoints
+from tests.ray.jobs import submit
+
+WRITERS = {
+    "dream": checkpoints.write_dream,
+    "llada": checkpoints.write_llada,
+    "masked_lm": checkpoints.write_bert,
+}
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_corpus_training_and_evaluation_run_on_a_hub_layout(head, judge_folder, tmp_path, family):
+    folder, out = tmp_path / "checkpoint", tmp_path / "out"
+    WRITERS[family](folder)
+    overrides = [f"teacher.name={folder}", "train.steps=20", "evaluate.ks=[1, 2]"]
+    if family == "dream":  # an instruct model, prompted through its chat template
+        prompts = tmp_path / "prompts.jsonl"
+        texts = ["hello", "the quick brown fox", "x"]
+        prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+        overrides += [f"corpus.prompts={prompts}", "corpus.chat=true"]
+    one = [f"{stage}=1" for stage in ("corpus.actors", "train.workers", "evaluate.actors")]
+    submit(head, out, f"evaluate.judge={judge_folder}", *overrides, *one)
+
+    teacher = load_teacher(str(folder), device="cpu")
+    rows = read_parquet(sorted((out / "corpus").glob("*.parquet")))
+    rows.check_teacher(teacher)
+    assert len(rows) == 32
+    JointSampler.from_pretrained(out / "sampler").check_teacher(teacher)
+    results = read_results(out / "report" / "results.json")
+    assert results.teacher.family == family
+    assert {(r.method, r.k) for r in results.methods} >= {("joint", 2), ("marginal", 2)}
