@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from .errors import UserError
+from .estimator import KLEstimator
 from .teachers.protocol import Teacher, position_ids
 from .teachers.weights import quiet
 
@@ -36,6 +37,7 @@ class JointSamplerConfig(PretrainedConfig):
         norm_eps: float = 1e-6,
         teacher_name: str = "",
         teacher_fingerprint: str = "",
+        k_max: int = 8,
         **kwargs,
     ):
         self.teacher_hidden_size = teacher_hidden_size
@@ -48,6 +50,7 @@ class JointSamplerConfig(PretrainedConfig):
         self.norm_eps = norm_eps
         self.teacher_name = teacher_name
         self.teacher_fingerprint = teacher_fingerprint
+        self.k_max = k_max  # the block length that it was trained for
         super().__init__(**kwargs)
 
 
@@ -114,11 +117,14 @@ class JointSampler(PreTrainedModel):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width, eps=config.norm_eps)
         self.project = nn.Linear(config.width, hidden, bias=False)
+        self.estimator = KLEstimator(hidden, config.norm_eps)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
         if module is getattr(self, "project", None):
@@ -151,9 +157,16 @@ class JointSampler(PreTrainedModel):
 
     @classmethod
     def for_teacher(
-        cls, teacher: Teacher, width: int | None = None, layers: int = 1, seed: int = 0
+        cls,
+        teacher: Teacher,
+        width: int | None = None,
+        layers: int = 1,
+        seed: int = 0,
+        k_max: int = 8,
     ) -> JointSampler:
         """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
+
+        ``k_max``: the longest block that it will be trained for.
 
         Raises UserError where the width does not fit the teacher's heads.
         """
@@ -170,6 +183,7 @@ class JointSampler(PreTrainedModel):
             norm_eps=shape.norm_eps,
             teacher_name=teacher.name,
             teacher_fingerprint=teacher.fingerprint,
+            k_max=k_max,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

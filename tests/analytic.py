@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from jointsampler.estimator import KLEstimator
 from jointsampler.teachers.protocol import LayerShape
 
 
@@ -68,6 +70,8 @@ class OracleSampler:
 
     def __init__(self, teacher: TableTeacher):
         self.teacher = teacher
+        self.config = SimpleNamespace(k_max=8)
+        self.estimator = KLEstimator(teacher.hidden_size, 1e-6)
 
     def eval(self) -> OracleSampler:
         return self

@@ -106,3 +106,101 @@ def test_rows_leave_a_block_on_their_own_and_the_batch_does_not_matter(tiny, tra
 def test_bad_settings_are_refused_with_one_sentence(tiny, kwargs, message):
     with pytest.raises(UserError, match=message):
         generate(tiny, None, k=1, max_new_tokens=4, **kwargs)
+
+
+def test_klass_reveals_what_is_sure_and_has_stopped_moving(independent):
+    """Independent positions never move: from the third pass on the sure ones go together."""
+    # Passes 0 and 1 have no history of 2 yet: one position each, the surest. Then 2 (0.8) is sure,
+    # 3 (0.5) is not and waits for its own pass.
+    assert passes(independent[0], "klass", threshold=0.75, history=2) == [[0], [1], [2], [3]]
+    assert passes(independent[0], "klass", threshold=0.4, history=2) == [[0], [1], [2, 3]]
+    assert passes(independent[0], "klass", threshold=0.75, history=1) == [[0], [1, 2], [3]]
+    assert passes(independent[0], "klass", threshold=0.99, history=1) == [[0], [1], [2], [3]]
+
+
+def test_klass_waits_for_a_position_that_moves():
+    """Position 1 copies position 0: sure once that is known, but it has just moved."""
+    teacher = TableTeacher({(0, 0, 0): 0.9, (1, 1, 0): 0.1}, 2)
+    # Pass 0 reveals position 2 (certain). Pass 1: nothing has moved, 0 and 1 have confidence 0.9.
+    assert passes_of(teacher, threshold=0.95, history=1) == [[2], [0], [1]]
+    # The hand-computed movement of position 1 when 0 is seen is ln(1 / 0.9) = 0.105 nats: a looser
+    # bound lets it go in the same pass as position 0 would allow.
+    assert passes_of(teacher, threshold=0.85, history=1) == [[2], [0, 1]]
+
+
+def passes_of(teacher, **settings):
+    out = generate(
+        teacher, method="klass", k=1, max_new_tokens=3, order="confidence", seed=1, **settings
+    )
+    blocks = [[] for _ in range(int(out.block.max()) + 1)]
+    for position, block in zip(out.order[0].tolist(), out.block[0].tolist(), strict=True):
+        blocks[block].append(position)
+    return blocks
+
+
+def test_klass_puts_eligible_positions_before_surer_ones_that_still_move():
+    from jointsampler.decoding.block import prefer
+
+    scores = torch.tensor([[0.1, 0.5, 0.3, torch.inf]])
+    eligible = torch.tensor([[False, True, True, False]])
+    assert prefer(eligible, scores).argsort(dim=1).tolist() == [[2, 1, 0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [(0.0, [[0], [1], [2], [3]]), (0.5, [[0, 1], [2, 3]]), (9.0, [[0, 1, 2, 3]])],
+)
+def test_adaptive_ends_a_block_before_the_token_that_would_pass_the_budget(
+    independent, budget, expected
+):
+    """An estimator that expects 0.4 nats per reveal already made in the block."""
+    teacher = independent[0]
+    sampler = OracleSampler(teacher)
+    sampler.estimator = lambda hidden, opening, logits, depth: torch.full(
+        (len(logits),), 0.4 * depth
+    )
+    out = generate(
+        teacher,
+        sampler,
+        method="adaptive",
+        budget=budget,
+        max_new_tokens=4,
+        k=1,
+        order="confidence",
+    )
+    blocks = [[] for _ in range(int(out.block.max()) + 1)]
+    for position, block in zip(out.order[0].tolist(), out.block[0].tolist(), strict=True):
+        blocks[block].append(position)
+    assert blocks == expected
+    # A refused token has cost its sampler pass.
+    refused = {0.0: 3, 0.5: 3, 9.0: 3}[budget]
+    assert out.sampler_passes.tolist() == [refused]
+
+
+def test_adaptive_never_goes_past_the_block_length_that_the_sampler_was_trained_for(independent):
+    sampler = OracleSampler(independent[0])
+    sampler.config.k_max = 2
+    out = generate(
+        independent[0], sampler, method="adaptive", budget=1e6, max_new_tokens=4, order="confidence"
+    )
+    assert out.teacher_passes.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        ("adaptive", dict(budget=-0.1), "budget must be 0"),
+        ("klass", dict(threshold=1.5), r"threshold must lie in \(0, 1\]"),
+        ("klass", dict(kl=0), "kl must be positive"),
+        ("klass", dict(history=0), "history must be"),
+    ],
+)
+def test_bad_settings_are_refused(independent, method, settings, said):
+    with pytest.raises(UserError, match=said):
+        generate(
+            independent[0],
+            OracleSampler(independent[0]),
+            method=method,
+            max_new_tokens=4,
+            **settings,
+        )

@@ -113,8 +113,9 @@ def build_optimizer(sampler: JointSampler, settings: TrainConfig) -> torch.optim
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for parameter in sampler.parameters():
-        parameter.use_muon = parameter.ndim == 2  # DeepSpeed's own mark
+    for name, parameter in sampler.named_parameters():
+        # The estimator regresses; Muon is for maps between hidden states. The mark is DeepSpeed's own.
+        parameter.use_muon = parameter.ndim == 2 and not name.startswith("estimator.")
         groups[parameter.use_muon].append(parameter)
     return MuonWithAuxAdam(
         [
@@ -186,7 +187,7 @@ def train_loop(plan: TrainPlan) -> None:
     n = plan.corpus.settings.rows
     held_out = trajectories.select(range(n, len(trajectories)))
     sampler = JointSampler.for_teacher(
-        teacher, plan.sampler.width, plan.sampler.layers, seed=plan.seed
+        teacher, plan.sampler.width, plan.sampler.layers, seed=plan.seed, k_max=settings.k_max
     ).train()
     engine = start_engine(sampler, settings, device)
     start = 0
@@ -224,13 +225,13 @@ def train_loop(plan: TrainPlan) -> None:
             loss, metrics = distill_step(states, engine, index, starts, distill, plan.seed)
         engine.backward(loss)
         engine.step()
-        recent.append(torch.stack([loss.detach(), *metrics.values()]))
+        recent.append(torch.stack(list(metrics.values())))
         done = step + 1
         last = done == settings.steps
         report = {}
         if done % settings.report_every == 0 or last:
             means = torch.stack(recent).mean(0).tolist()
-            report = dict(zip(["loss", *metrics], means, strict=True))
+            report = dict(zip(metrics, means, strict=True))
             elapsed = time.monotonic() - since
             report["states_per_second"] = len(recent) * settings.batch_size / elapsed
             report["seconds_left"] = (settings.steps - done) * elapsed / len(recent)

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import rng
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
+from .cache import CacheKind, cached, visible
 from .canvas import Canvas
 from .methods import Method
 from .orders import OrderPolicy
@@ -55,33 +56,90 @@ def decode(
     sampling: Sampling,
     seed: int,
     on_reveal: Callable[[Canvas], None] | None = None,
+    block_length: int | None = None,
+    cache: CacheKind = "none",
+    stop_at_end: bool = False,
 ) -> None:
-    """Reveal every masked position of ``canvas``, in place."""
+    """Reveal every masked position of ``canvas``, in place.
+
+    With ``block_length`` the response is finished stretch by stretch, left to
+    right (semi-autoregressive, LLaDA's block decoding); ``cache`` then says what
+    is kept of the finished ones (``cache.py``). With ``stop_at_end`` a row ends
+    where nothing before its first end token is masked; its tail counts nowhere.
+    """
+    length = block_length or canvas.length
+    ends = torch.tensor(teacher.end_ids, device=canvas.ids.device)
+    for begin in range(0, canvas.length, length):
+        canvas.open(begin, begin + length)
+        source = cached(teacher, canvas, cache, begin, begin + length)
+        _decode_open(
+            source, sampler, canvas, method, stop, order, sampling, seed, on_reveal, length,
+            ends if stop_at_end else None,
+        )  # fmt: skip
+    if stop_at_end:
+        canvas.fill_tails(teacher.pad_id if teacher.eos_id is None else teacher.eos_id)
+
+
+def _decode_open(
+    teacher: Teacher,
+    sampler: JointSampler | None,
+    canvas: Canvas,
+    method: Method,
+    stop: StopRule,
+    order: OrderPolicy,
+    sampling: Sampling,
+    seed: int,
+    on_reveal: Callable[[Canvas], None] | None,
+    left: int,
+    ends: Tensor | None,
+) -> None:
+    """Reveal what is open on the canvas, at most ``left`` positions a row."""
     # A block of a verified method may keep a single reveal.
     least = 1 if method.verification else stop.least
     each = torch.arange(len(canvas.rows), device=canvas.ids.device)
-    left = canvas.length  # a bound on any row's masked positions
+    watcher = stop.watcher() if hasattr(stop, "watcher") else None
+    estimates = getattr(stop, "needs_estimate", False)
     opening = has_opening = None
     while left > 0 and bool(canvas.unfinished().any()):  # once per block; a teacher pass dwarfs it
         in_block = canvas.unfinished()
         draft = Draft.empty(canvas, in_block) if method.verification else None
         opening = opening_pass(teacher, canvas, opening, has_opening)
+        mask = visible(teacher, canvas)
+        eligible = None
+        if watcher is not None:
+            eligible = watcher.eligible(teacher, canvas.response(opening), canvas.candidates, left)
         hidden, scores, memory = opening, None, None
         for reveal in range(min(stop.limit, left)):
             if reveal > 0:
                 in_block = in_block & canvas.unfinished()
                 if method.uses_sampler:
-                    hidden = sampler(teacher.embed(canvas.ids), hidden, canvas.attention_mask)
+                    hidden = sampler(teacher.embed(canvas.ids), hidden, mask)
                     canvas.sampler_passes += in_block
                     scores = None
             if scores is None:
                 most = left - min(reveal, least)
                 scores = order_scores(
-                    teacher, canvas.response(hidden), canvas.masked, canvas.rows, order, seed, most
+                    teacher,
+                    canvas.response(hidden),
+                    canvas.candidates,
+                    canvas.rows,
+                    order,
+                    seed,
+                    most,
                 )
-            position = scores.argmin(dim=1)  # [B]
-            logits = teacher.logits(hidden[each, canvas.start + position])  # [B, V]
-            candidate = Candidate(logits, reveal)
+            # Eligible positions first, each group in the policy's order.
+            ranked = scores if eligible is None else prefer(eligible & canvas.candidates, scores)
+            position = ranked.argmin(dim=1)  # [B]
+            column = canvas.start + position
+            logits = teacher.logits(hidden[each, column])  # [B, V]
+            candidate = Candidate(
+                logits,
+                reveal,
+                sampler.estimator(hidden[each, column], opening[each, column], logits, reveal)
+                if estimates and reveal
+                else None,
+                None if eligible is None else eligible[each, position],
+            )
             if reveal == 0:
                 memory = stop.begin(candidate)
             else:
@@ -90,7 +148,7 @@ def decode(
             law = probabilities(logits, sampling)
             token = draw(law, rng.uniform(seed, canvas.rows, position, rng.TOKEN))
             canvas.reveal(position, token, in_block)
-            scores = scores.masked_fill(~canvas.masked, torch.inf)
+            scores = scores.masked_fill(~canvas.candidates, torch.inf)
             if draft is not None:
                 draft.add(position, token, law, in_block)
             if on_reveal is not None:
@@ -103,4 +161,12 @@ def decode(
                 on_reveal(canvas)
         else:
             opening = None
+        if ends is not None:
+            canvas.end_rows(ends)
         left -= least
+
+
+def prefer(eligible: Tensor, scores: Tensor) -> Tensor:
+    """[B, L] ranks as float: the eligible in the order of their scores, then the others in theirs."""
+    rank = scores.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return torch.where(eligible, rank, rank + scores.shape[1]).float()

@@ -56,11 +56,38 @@ class Canvas:
         self.sampler_passes = torch.zeros(batch, dtype=torch.long, device=device)
         # How verified blocks ended: full, order mismatch, rejection.
         self.block_ends = torch.zeros(batch, 3, dtype=torch.long, device=device)
+        # Only positions of the open stretch are revealed: all of them, or one block at a time.
+        self._open = torch.ones(length, dtype=torch.bool, device=device)
+        self._ended = torch.zeros(batch, dtype=torch.bool, device=device)
         self._each = torch.arange(batch, device=device)
 
+    def open(self, begin: int, end: int) -> None:
+        """Let response positions ``begin`` to ``end`` be revealed, and no others."""
+        self._open[:] = False
+        self._open[begin:end] = True
+
+    @property
+    def candidates(self) -> Tensor:
+        """[B, L] bool: the masked positions that may be revealed now."""
+        return self.masked & self._open
+
     def unfinished(self) -> Tensor:
-        """[B] bool: rows with a masked position."""
-        return self.revealed < self.length
+        """[B] bool: rows with a position to reveal."""
+        return self.candidates.any(1) & ~self._ended
+
+    def end_rows(self, end_ids: Tensor) -> None:
+        """Finish the rows whose first end token has nothing masked before it."""
+        response = self.response(self.ids)
+        places = torch.arange(self.length, device=self.ids.device)
+        is_end = torch.isin(response, end_ids)
+        first = torch.where(is_end, places, self.length).amin(1)
+        before = self.masked & (places < first[:, None])
+        self._ended |= (first < self.length) & ~before.any(1)
+
+    def fill_tails(self, fill_id: int) -> None:
+        """Write ``fill_id`` where a finished row is still masked; no reveal is recorded for it."""
+        response = self.response(self.ids)
+        response.copy_(torch.where(self.masked & self._ended[:, None], fill_id, response))
 
     def response(self, x: Tensor) -> Tensor:
         """The response columns of x [B, P + L, ...]."""

@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from .block import decode
+from .cache import CacheKind, check_cache
 from .canvas import Canvas, left_pad
 from .methods import get_method
 from .orders import get_order
@@ -28,7 +29,7 @@ class Generation:
     texts: list[str]  # responses up to their end (eos, or end of turn)
     prompts: list[list[int]]  # token ids, bos included, without padding
     rows: Tensor  # [N] int64, the row ids that seeded the samples
-    order: Tensor  # [N, L] int64, order[n, r] = response position of row n's r-th reveal
+    order: Tensor  # [N, L] int64, response position of row n's r-th reveal; -1 past an early end
     block: Tensor  # [N, L] int64, the teacher pass (from 0) of that reveal
     teacher_passes: Tensor  # [N] int64; a verification is one, however many prefixes it holds
     teacher_rows: Tensor  # [N] int64, sequences through the teacher: every prefix counts
@@ -114,6 +115,16 @@ def check_k(k: int, max_new_tokens: int) -> None:
         )
 
 
+def check_blocks(block_length: int | None, max_new_tokens: int) -> None:
+    if block_length is None:
+        return
+    if block_length < 1 or max_new_tokens % block_length:
+        raise UserError(
+            f"block_length={block_length} does not divide the response length "
+            f"max_new_tokens={max_new_tokens}."
+        )
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -134,6 +145,9 @@ def generate(
     batch_size: int = 64,
     row_ids: Sequence[int] | None = None,
     on_reveal: Callable[[Canvas], None] | None = None,
+    block_length: int | None = None,
+    cache: CacheKind = "none",
+    stop_at_end: bool = False,
     **rule_settings: float,
 ) -> Generation:
     """Sample ``num_samples`` responses per prompt; without prompts, that many unconditional ones.
@@ -141,17 +155,27 @@ def generate(
     Row n's sample depends on (seed, its row id, its prompt) and the decoding
     settings only, never on the batch it is in. Row ids count from 0 unless given.
     ``k`` is for the methods with a fixed number of tokens per teacher pass; the
-    others take their stop rule's settings: ``threshold``, ``factor`` or ``bound``.
-    ``on_reveal`` is called with the live canvas after every reveal.
+    others take their stop rule's settings: ``budget``, ``threshold``, ``factor``,
+    ``bound``, ``kl`` and ``history``. ``block_length`` finishes the response in
+    blocks from the left, ``cache`` ("prefix", "block_causal") keeps what finished
+    blocks computed. ``stop_at_end`` spends no pass behind a row's first end token;
+    its text is the same. ``on_reveal`` is called with the live canvas after every
+    reveal.
 
     Raises UserError: unknown method or order, k < 1 or larger than the response,
     a method that needs a sampler without one, a sampler of another teacher, a
-    prompt too long, sampling parameters out of range.
+    prompt too long, settings out of range, a block length that does not divide the
+    response, a cache that the teacher or the method does not allow.
     """
     chosen, policy = get_method(method), get_order(order)
     sampling = Sampling(temperature, top_p)
     check_k(k, max_new_tokens)
-    stop = chosen.stop(k, max_new_tokens, rule_settings)
+    k_max = None if sampler is None else sampler.config.k_max
+    stop = chosen.stop(k, max_new_tokens, rule_settings, k_max)
+    check_blocks(block_length, max_new_tokens)
+    check_cache(teacher, cache, block_length, chosen.verification is not None)
+    if stop_at_end and not teacher.end_ids:
+        raise UserError(f"Teacher {teacher.name!r} has no end token to stop at.")
     if chosen.uses_sampler:
         if sampler is None:
             raise UserError(f"Method {method!r} needs a sampler: pass one, or use 'marginal'.")
@@ -173,7 +197,10 @@ def generate(
     for at in range(0, len(encoded), batch_size):
         part = slice(at, at + batch_size)
         canvas = Canvas(teacher, encoded[part], rows[part], max_new_tokens)
-        decode(teacher, sampler, canvas, chosen, stop, policy, sampling, seed, on_reveal)
+        decode(
+            teacher, sampler, canvas, chosen, stop, policy, sampling, seed, on_reveal,
+            block_length, cache, stop_at_end,
+        )  # fmt: skip
         canvases.append(canvas)
     synchronize(teacher.device)
     seconds = time.perf_counter() - begin

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ..errors import UserError, unknown_name
-from .stops import EntropyBound, Factor, FixedK, StopRule, Threshold
+from .stops import Adaptive, EntropyBound, Factor, FixedK, Klass, StopRule, Threshold
 from .verify import Verification
 
 
@@ -22,8 +22,13 @@ class Method:
     verification: Verification | None = None
     one_token: bool = False  # k is 1, whatever the caller's
 
-    def stop(self, k: int, length: int, settings: Mapping[str, float]) -> StopRule:
+    def stop(
+        self, k: int, length: int, settings: Mapping[str, float], k_max: int | None = None
+    ) -> StopRule:
         """The stop rule for responses of ``length``; a fixed rule takes k, the others their settings.
+
+        ``k_max`` is the block length that the sampler was trained for; an
+        estimate is not trusted past it.
 
         Raises UserError for a setting that the rule does not have.
         """
@@ -34,6 +39,8 @@ class Method:
             if name not in known:
                 raise unknown_name(f"setting of method {self.name!r}", name, known)
         limit = k if self.rule is FixedK else length
+        if getattr(self.rule, "needs_estimate", False) and k_max is not None:
+            limit = min(limit, k_max)
         return self.rule(limit=1 if self.one_token else limit, **settings)
 
 
@@ -48,6 +55,8 @@ _ALL = [
     Method("lossless", FixedK, uses_sampler=True, verification="strict"),
     # The same along the sampler's order: exact conditionals, another order.
     Method("lossless_tokens", FixedK, uses_sampler=True, verification="tokens"),
+    # As many tokens per teacher pass as the sampler itself thinks it gets right.
+    Method("adaptive", Adaptive, uses_sampler=True),
     # From the literature, each with its source in the rule's file; and with the sampler.
     Method("threshold", Threshold),
     Method("joint_threshold", Threshold, uses_sampler=True),
@@ -55,6 +64,8 @@ _ALL = [
     Method("joint_factor", Factor, uses_sampler=True),
     Method("entropy_bound", EntropyBound),
     Method("joint_entropy_bound", EntropyBound, uses_sampler=True),
+    Method("klass", Klass),
+    Method("joint_klass", Klass, uses_sampler=True),
 ]
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

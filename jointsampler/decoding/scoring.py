@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,32 @@ from .orders import OrderPolicy, OrderView
 
 # Logits held at once while scoring: 64 Mi floats, 256 MiB.
 _SCORE_FLOATS = 1 << 26
+
+
+def over_masked(
+    judge: Callable[..., Tensor],
+    states: Sequence[Tensor],
+    masked: Tensor,
+    most: int,
+    teacher: Teacher,
+) -> Tensor:
+    """``judge`` at each row's masked positions, a bounded number of logits at a time.
+
+    states: tensors [B, L, H] that judge gets as [N, H] each, giving [N, C];
+    masked: [B, L] bool, at most ``most`` a row. Returns [B, L, C], 0 elsewhere.
+    """
+    positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    batch, count = positions.shape
+    gathered = [
+        state.gather(1, positions[..., None].expand(-1, -1, state.shape[-1])).flatten(0, 1)
+        for state in states
+    ]
+    step = max(1, _SCORE_FLOATS // teacher.vocab_size)
+    pieces = zip(*(state.split(step) for state in gathered), strict=True)
+    values = torch.cat([judge(*piece) for piece in pieces])
+    out = values.new_zeros(*masked.shape, values.shape[-1])
+    index = positions[..., None].expand(-1, -1, values.shape[-1])
+    return out.scatter(1, index, values.view(batch, count, -1)) * masked[..., None]
 
 
 def order_scores(

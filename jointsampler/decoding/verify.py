@@ -44,7 +44,7 @@ class Draft:
     """The reveals of one block: for each, [B] positions and tokens, [B, V] laws, [B] whether made."""
 
     base: Tensor  # [B] reveals before the block
-    masked: Tensor  # [B, L] bool, at the block's start
+    masked: Tensor  # [B, L] bool, what could be revealed at the block's start
     opened: Tensor  # [B] bool, rows that are in the block
     positions: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Draft:
 
     @classmethod
     def empty(cls, canvas: Canvas, opened: Tensor) -> Draft:
-        return cls(canvas.revealed.clone(), canvas.masked.clone(), opened)
+        return cls(canvas.revealed.clone(), canvas.candidates, opened)
 
     def add(self, position: Tensor, token: Tensor, law: Tensor, made: Tensor) -> None:
         self.positions.append(position)

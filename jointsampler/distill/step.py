@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..divergence import forward_kl
+from ..estimator import estimate_loss
 from ..sampler import JointSampler
 from ..trajectories import Paths
-from .loss import forward_kl
 from .targets import TeacherStates, loss_window, take
 
 STREAM_ROW, STREAM_START = 12, 13  # of rng.uniform
@@ -62,12 +63,14 @@ def distill_step(
     settings: DistillSettings,
     seed: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss, metrics) of the trajectories ``index`` [B] cut at ``starts`` [B].
+    """(what to minimise, metrics) of the trajectories ``index`` [B] cut at ``starts`` [B].
 
     ``sampler`` may be the module itself or an engine around it. Metrics are
     detached scalars: the weighted KL at each depth, "kl_d1" and so on, in nats
-    per position.
+    per position, their mean over depths "loss", and "estimate_loss". The estimator learns from the same KLs at
+    the position revealed next, and moves nothing else.
     """
+    estimator = getattr(sampler, "module", sampler).estimator
     teacher, rows = states.teacher, states.trajectories.select(index)
     paths = Paths.of(rows, teacher)
     t = starts.to(teacher.device)
@@ -78,6 +81,7 @@ def distill_step(
     true_hidden = states.hidden(index, paths, at)
     weights = depth_weights(settings, t.device)
     hidden = true_hidden[0]
+    opening, off = hidden, hidden.new_zeros((), dtype=torch.float32)
     loss, metrics = hidden.new_zeros((), dtype=torch.float32), {}
     for d in range(1, depths + 1):
         window = loss_window(
@@ -88,10 +92,20 @@ def distill_step(
             target = torch.log_softmax(
                 teacher.logits(take(true_hidden[d], paths.start, window.positions)), dim=-1
             )
-        kl = forward_kl(target, teacher.logits(take(hidden, paths.start, window.positions)))
+        states_here = take(hidden, paths.start, window.positions)
+        logits = teacher.logits(states_here)
+        kl = forward_kl(target, logits)
         alive = (t + d <= last).float()  # a path that ended scores nothing
         per_row = (kl * window.weight).sum(1) * alive
         mean = per_row.sum() / alive.sum().clamp_min(1)
         loss = loss + weights[d - 1] * mean
         metrics[f"kl_d{d}"] = mean.detach()
-    return loss, metrics
+        # The window's first position is the one revealed next, which is where decoding asks.
+        before = take(opening, paths.start, window.positions[:, :1])[:, 0]
+        guess = estimator.log_nats(
+            states_here[:, 0].detach(), before, logits[:, 0].detach(), depth=d
+        )
+        missed = (estimate_loss(guess, kl[:, 0]) * alive).sum() / alive.sum().clamp_min(1)
+        off = off + missed / depths
+    metrics |= {"loss": loss.detach(), "estimate_loss": off.detach()}
+    return loss + off, metrics

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..decoding.generate import Generation
-from ..distill.loss import forward_kl
+from ..divergence import forward_kl
 from ..errors import UserError
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher

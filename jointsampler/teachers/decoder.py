@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from .checkpoint import Checkpoint
 from .options import LoadOptions
@@ -52,16 +52,37 @@ class DecoderTeacher:
                 "attention_mask": attention_mask.long(),
                 "position_ids": position_ids(attention_mask),
             }
-        hidden = self.model.model(input_ids=ids, use_cache=False, **extra).last_hidden_state
+        raw = self.model.model(input_ids=ids, use_cache=False, **extra).last_hidden_state
+        return self.align(raw, attention_mask)
+
+    def align(self, raw: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """[B, S, H] outputs of the network, from the first column on -> hidden states in place."""
         if not self.shifted:
-            return hidden
+            return raw
         # Output i predicts token i + 1. A row's first token has no output and keeps its own, also
         # behind padding: the sampler reads every position, and must not read what a pad computed.
-        aligned = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+        aligned = torch.cat([raw[:, :1], raw[:, :-1]], dim=1)
         if attention_mask is None:
             return aligned
         first = attention_mask.long().cumsum(-1) == 1
-        return torch.where(first[..., None], hidden, aligned)
+        return torch.where(first[..., None], raw, aligned)
+
+    def outputs_after(
+        self, past: DynamicCache | None, ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, DynamicCache]:
+        """Outputs [B, S, H], not aligned, of ids [B, S] behind what ``past`` holds, which grows by them.
+
+        attention_mask: [B, past + S] bool. Every new position sees the past and all new ones.
+        """
+        past = DynamicCache() if past is None else past
+        raw = self.model.model(
+            input_ids=ids,
+            attention_mask=attention_mask.long(),
+            position_ids=position_ids(attention_mask)[:, -ids.shape[1] :],
+            past_key_values=past,
+            use_cache=True,
+        ).last_hidden_state
+        return raw, past
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden).float() + self._suppress

@@ -6,9 +6,20 @@ entropies are of *untempered* laws, like the order's.
 """
 
 from ._rule import Candidate, StopRule
+from .adaptive import Adaptive
 from .entropy_bound import EntropyBound
 from .factor import Factor
 from .fixed_k import FixedK
+from .klass import Klass
 from .threshold import Threshold
 
-__all__ = ["Candidate", "EntropyBound", "Factor", "FixedK", "StopRule", "Threshold"]
+__all__ = [
+    "Adaptive",
+    "Candidate",
+    "EntropyBound",
+    "Factor",
+    "FixedK",
+    "Klass",
+    "StopRule",
+    "Threshold",
+]
