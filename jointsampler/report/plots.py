@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 
 import matplotlib
 
@@ -12,6 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..decoding.methods import METHODS
+from ..measure.compare import Row, frontier
 from .results import MethodResult, Results
 
 COLOURS = {"marginal": "#c2410c", "joint": "#0f766e", "sequential": "#475569"}
@@ -111,6 +114,52 @@ def dependency_figure(axes: Axes, results: Results) -> None:
     axes.set_xlabel("k, tokens per teacher pass")
     axes.set_title("Block KL to the true joint, nats")
     axes.legend(frameon=False)
+
+
+def frontier_svg(rows: Sequence[Row]) -> str:
+    """Fidelity against cost of every compared setting, the frontier joined."""
+    best = frontier(rows)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.6))
+        for name in dict.fromkeys(row.method for row in rows):
+            own = sorted(
+                (row for row in rows if row.method == name and row.nats_per_token is not None),
+                key=lambda row: row.tokens_per_cost,
+            )
+            if own:
+                axes.plot(
+                    [row.tokens_per_cost for row in own],
+                    [row.nats_per_token.value for row in own],
+                    "o" if METHODS[name].uses_sampler else "x",
+                    color=COLOURS.get(name),
+                    label=name,
+                )
+        axes.plot(
+            [row.tokens_per_cost for row in best],
+            [row.nats_per_token.value for row in best],
+            color="#94a3b8",
+            lw=1,
+            zorder=0,
+            label="Pareto frontier",
+        )
+        for row in rows:  # the teacher's own law, at the cost of verifying
+            if row.nats_per_token is None:
+                axes.axvline(row.tokens_per_cost, color="#cbd5e1", lw=1, ls=":", zorder=0)
+                axes.annotate(
+                    f"{row.method} {row.setting}",
+                    (row.tokens_per_cost, 1),
+                    xycoords=("data", "axes fraction"),
+                    rotation=90,
+                    ha="right",
+                    va="top",
+                    fontsize=6,
+                    color="#64748b",
+                )
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.set_xlabel("tokens per teacher pass, sampler passes counted at their cost")
+        axes.set_ylabel("KL to the true joint, nats per token")
+        axes.legend(frameon=False, fontsize=7, ncols=2)
+        return as_svg(figure)
 
 
 def figures(results: Results) -> dict[str, str]:

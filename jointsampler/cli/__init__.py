@@ -1,0 +1,40 @@
+"""The command line: ``jointsampler generate`` and ``jointsampler compare``.
+
+One file per command; a command is its arguments and what it prints. A UserError
+is one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from . import compare, generate  # torch and transformers: seconds that --help need not wait for
+
+    parser = argparse.ArgumentParser(prog="jointsampler", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (generate, compare):
+        name = module.__name__.rsplit(".", 1)[1]
+        summary = module.__doc__.splitlines()[0]
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"jointsampler: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0

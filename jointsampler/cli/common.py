@@ -1,0 +1,52 @@
+"""What both commands ask for: teacher, sampler, and settings of a stop rule."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from ..errors import UserError
+from ..sampler import JointSampler
+from ..teachers import Teacher, load_teacher
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--teacher", default="tiny", help="embedded name, folder or hub id (default: tiny)"
+    )
+    parser.add_argument("--sampler", help="folder of a trained sampler")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)"
+    )
+    parser.add_argument(
+        "--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"]
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="torch threads; 0 leaves torch's own"
+    )
+
+
+def load_models(args: argparse.Namespace) -> tuple[Teacher, JointSampler | None]:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    teacher = load_teacher(args.teacher, args.device, args.dtype)
+    sampler = None
+    if args.sampler is not None:
+        sampler = JointSampler.from_pretrained(args.sampler).to(teacher.device)
+        sampler.check_teacher(teacher)
+    return teacher, sampler
+
+
+def parse_settings(given: list[str]) -> dict[str, float]:
+    """``name=number`` pairs; UserError names the one that is not."""
+    settings = {}
+    for pair in given:
+        name, separator, value = pair.partition("=")
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise UserError(f"--set {pair!r} is not name=number, for example --set budget=0.1.")
+    return settings

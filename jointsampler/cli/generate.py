@@ -1,0 +1,131 @@
+"""Sample text from a teacher, with or without a joint sampler.
+
+    jointsampler generate --sampler out/quickstart/sampler --k 4 "def main("
+    jointsampler generate --method adaptive --sampler DIR --set budget=0.1 --watch "import os"
+    printf 'sort: bob ann ->\\ncopy: eve ->\\n' | jointsampler generate --method sequential --json
+
+Prompts are arguments, or lines of stdin; without any, a sample is unconditional.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rich.console import Console
+
+from ..decoding.cache import KINDS
+from ..decoding.generate import Generation, Prompt, generate
+from ..decoding.methods import METHODS
+from ..decoding.orders import ORDERS
+from .common import add_models, load_models, parse_settings
+from .watch import Watcher
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_models(parser)
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT")
+    parser.add_argument(
+        "--method", help=f"{', '.join(METHODS)} (default: joint, without a sampler sequential)"
+    )
+    parser.add_argument(
+        "--k", type=int, default=4, help="tokens per teacher pass of the fixed methods"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="a setting of the method's stop rule",
+    )
+    parser.add_argument("--num-samples", type=int, default=1, help="per prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--order", default="entropy", help=", ".join(ORDERS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--block-length", type=int, help="finish the response in blocks of this length"
+    )
+    parser.add_argument("--cache", default="none", help=", ".join(KINDS))
+    parser.add_argument(
+        "--chat", action="store_true", help="a prompt is a user's turn in the chat template"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="see the text unmask, a colour per teacher pass"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per sample on stdout")
+
+
+def read_prompts(args: argparse.Namespace) -> list[Prompt] | None:
+    texts = list(args.prompts)
+    if not texts and not sys.stdin.isatty():
+        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if args.chat:
+        return [[{"role": "user", "content": text}] for text in texts] or None
+    return texts or None
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = parse_settings(args.set)
+    prompts = read_prompts(args)
+    teacher, sampler = load_models(args)
+    method = args.method or ("sequential" if sampler is None else "joint")
+    call = dict(
+        method=method,
+        k=1 if method == "sequential" else args.k,
+        num_samples=args.num_samples,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        order=args.order,
+        seed=args.seed,
+        block_length=args.block_length,
+        cache=args.cache,
+        stop_at_end=bool(teacher.end_ids),
+        **settings,
+    )
+    if args.watch:
+        with Watcher(teacher, Console(stderr=args.json)) as watcher:
+            out = generate(teacher, sampler, prompts, on_reveal=watcher, **call)
+    else:
+        out = generate(teacher, sampler, prompts, **call)
+    if args.json:
+        show_json(out)
+    elif not args.watch:  # the live view's last picture is the text
+        show_text(teacher, out)
+    print(account(out), file=sys.stderr)
+
+
+def show_text(teacher, out: Generation) -> None:
+    for ids, text in zip(out.prompts, out.texts, strict=True):
+        said = teacher.tokenizer.decode(ids[ids[:1] == [teacher.bos_id] :])
+        print(f"{said}{text}")
+        if len(out.texts) > 1:
+            print("---")
+
+
+def show_json(out: Generation) -> None:
+    for n, text in enumerate(out.texts):
+        record = {
+            "row": int(out.rows[n]),
+            "prompt_ids": out.prompts[n],
+            "text": text,
+            "tokens": out.responses[n].tolist(),
+            "order": out.order[n].tolist(),
+            "block": out.block[n].tolist(),
+            "effective_tokens": int(out.effective_tokens[n]),
+            "teacher_passes": int(out.teacher_passes[n]),
+            "sampler_passes": int(out.sampler_passes[n]),
+        }
+        print(json.dumps(record))
+
+
+def account(out: Generation) -> str:
+    """The closing line: what it cost."""
+    tokens, passes = int(out.effective_tokens.sum()), int(out.teacher_passes.sum())
+    return (
+        f"{tokens} tokens in {passes} teacher and {int(out.sampler_passes.sum())} sampler passes: "
+        f"{tokens / max(1, passes):.2f} tokens a teacher pass, {tokens / out.seconds:,.0f} tokens/s"
+    )

@@ -1,0 +1,185 @@
+"""The table of methods: what each costs and how far from the true joint it is, on one teacher.
+
+Every row is made with the same prompts, seeds, order and accounting. Fidelity
+is path KL in nats per token along sequential samples (``path_kl.py``), NLL
+under a judge, and accuracy on prompted tasks; cost is passes, weighted by what
+a sampler pass was measured to cost, and the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..decoding.generate import generate
+from ..decoding.methods import METHODS, get_method
+from ..judges import Judge
+from ..sampler import JointSampler
+from ..tasks import TASKS, examples
+from ..teachers.protocol import Teacher
+from ..trajectories import Trajectories
+from .cost import PassCost, pass_cost
+from .nll import generative_nll
+from .path_kl import calibration, path_kl
+from .stats import Estimate, bootstrap
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method with its knob turned: k for the fixed ones, its rule's setting for the others."""
+
+    method: str
+    k: int = 4
+    rule: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if self.rule:
+            return ", ".join(f"{name}={value:g}" for name, value in self.rule.items())
+        return "" if METHODS[self.method].one_token else f"k={self.k}"
+
+
+def default_grid(ks: Sequence[int]) -> list[Setting]:
+    """Every method at the settings that trace its frontier."""
+    fixed = ("marginal", "joint", "lossless", "lossless_tokens")
+    rules = {
+        "adaptive": ("budget", (0.02, 0.05, 0.1, 0.2, 0.4)),
+        "threshold": ("threshold", (0.95, 0.9, 0.7, 0.5)),
+        "factor": ("factor", (0.5, 1.0, 2.0)),
+        "entropy_bound": ("bound", (0.1, 0.5, 2.0)),
+        "klass": ("kl", (0.01, 0.1)),
+    }
+    grid = [Setting("sequential", 1)]
+    grid += [Setting(name, k) for name in fixed for k in ks if k > 1]
+    for name, (knob, values) in rules.items():
+        variants = [name] if METHODS[name].uses_sampler else [name, f"joint_{name}"]
+        grid += [Setting(variant, 4, {knob: v}) for variant in variants for v in values]
+    return grid
+
+
+@dataclass(frozen=True)
+class Row:
+    method: str
+    setting: str
+    nats_per_token: Estimate | None  # None: a verified method, whose law is the teacher's
+    nll: Estimate | None
+    accuracy: Estimate | None
+    tokens_per_teacher_pass: float
+    tokens_per_cost: float  # tokens / (teacher passes + c x sampler passes)
+    tokens_per_second: float
+    block_ends: tuple[float, float, float] | None  # shares: full, order mismatch, rejection
+
+
+@dataclass(frozen=True)
+class Comparison:
+    cost: PassCost
+    rows: list[Row]
+    calibration: list[tuple[float, float, int]]  # of the sampler's estimates, on the reference
+
+
+@dataclass(frozen=True)
+class Protocol:
+    samples: int = 64
+    max_new_tokens: int = 32
+    prompts_per_task: int = 8
+    tasks: tuple[str, ...] = tuple(sorted(TASKS))
+    order: str = "entropy"
+    seed: int = 0
+
+
+def task_prompts(protocol: Protocol) -> list[tuple[str, str]]:
+    """(task, prompt) pairs, the same for every method."""
+    return [
+        (name, example.prompt)
+        for name in protocol.tasks
+        for example in examples(TASKS[name], protocol.seed, protocol.prompts_per_task)
+    ]
+
+
+def compare(
+    teacher: Teacher,
+    sampler: JointSampler | None,
+    grid: Sequence[Setting],
+    protocol: Protocol,
+    judge: Judge | None = None,
+    on_row: Callable[[Row], None] | None = None,
+) -> Comparison:
+    """One row per setting; ``on_row`` sees each as it is made. Methods without their sampler are refused."""
+    shared = dict(max_new_tokens=protocol.max_new_tokens, order=protocol.order)
+    truth = generate(
+        teacher,
+        method="sequential",
+        k=1,
+        num_samples=protocol.samples,
+        seed=protocol.seed + 1,
+        **shared,
+    )
+    reference = Trajectories.from_generation(truth, protocol.seed + 1, teacher)
+    cost = pass_cost(teacher, sampler, 16, protocol.max_new_tokens) if sampler is not None else None
+    prompts = task_prompts(protocol)
+    rows = []
+    for setting in grid:
+        method = get_method(setting.method)
+        call = dict(
+            method=setting.method, k=setting.k, seed=protocol.seed, **shared, **setting.rule
+        )
+        out = generate(teacher, sampler, num_samples=protocol.samples, **call)
+        nats = None
+        if method.verification is None:
+            k_max = None if sampler is None else sampler.config.k_max
+            stop = method.stop(setting.k, protocol.max_new_tokens, setting.rule, k_max)
+            nats = path_kl(teacher, sampler, reference, method, stop).nats_per_token
+        accuracy = None
+        if prompts:
+            answers = generate(
+                teacher,
+                sampler,
+                [prompt for _, prompt in prompts],
+                stop_at_end=bool(teacher.end_ids),
+                **call,
+            )
+            right = [
+                [float(TASKS[name].check(prompt, text))]
+                for (name, prompt), text in zip(prompts, answers.texts, strict=True)
+            ]
+            accuracy = bootstrap(lambda mean: mean[..., 0], right)
+        tokens, passes = int(out.effective_tokens.sum()), int(out.teacher_passes.sum())
+        weighted = float(tokens / passes)
+        if cost is not None:
+            weighted = cost.tokens_per_pass(tokens, passes, int(out.sampler_passes.sum()))
+        ends = out.block_ends.sum(0).double()
+        row = Row(
+            setting.method,
+            str(setting),
+            nats,
+            generative_nll(judge.score(out.texts)) if judge is not None else None,
+            accuracy,
+            tokens / passes,
+            weighted,
+            tokens / out.seconds,
+            tuple((ends / ends.sum()).tolist()) if method.verification else None,
+        )
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+    bins = []
+    if sampler is not None:
+        method = get_method("adaptive")
+        stop = method.stop(
+            4, protocol.max_new_tokens, {"budget": float("inf")}, sampler.config.k_max
+        )
+        bins = calibration(path_kl(teacher, sampler, reference, method, stop).guesses)
+    return Comparison(cost, rows, bins)
+
+
+def frontier(rows: Sequence[Row]) -> list[Row]:
+    """Rows that no other beats in both KL and cost-weighted tokens per pass, fastest last."""
+    known = sorted(
+        (row for row in rows if row.nats_per_token is not None),
+        key=lambda row: (-row.tokens_per_cost, row.nats_per_token.value),
+    )
+    best, least = [], float("inf")
+    for row in known:
+        if row.nats_per_token.value < least:
+            best.append(row)
+            least = row.nats_per_token.value
+    return best[::-1]

@@ -1,0 +1,151 @@
+"""KL per token of any method along teacher trajectories: what block KL is to a fixed k.
+
+A trajectory is walked from its first reveal to its last in the blocks that the
+method's stop rule makes of it, at the recorded positions: each token after a
+block's first adds KL(teacher || model) there. Methods with blocks of different
+lengths become comparable: nats per token against tokens per pass. A verified
+method's law is the teacher's own, so it has nothing to be measured here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..decoding.methods import Method
+from ..decoding.stops import Candidate, StopRule
+from ..divergence import forward_kl
+from ..errors import UserError
+from ..sampler import JointSampler
+from ..teachers.protocol import Teacher
+from ..trajectories import Paths, Trajectories
+from .stats import Estimate, bootstrap
+
+
+@dataclass(frozen=True)
+class PathKL:
+    nats_per_token: Estimate
+    tokens_per_teacher_pass: float
+    teacher_passes: np.ndarray  # [n] per trajectory
+    sampler_passes: np.ndarray  # [n], those included whose token was then refused
+    guesses: np.ndarray  # [m, 2]: the sampler's estimates and the true KLs, nats; m = 0 without
+
+
+@torch.inference_mode()
+def path_kl(
+    teacher: Teacher,
+    sampler: JointSampler | None,
+    trajectories: Trajectories,
+    method: Method,
+    stop: StopRule,
+    batch_size: int = 128,
+) -> PathKL:
+    """Walk ``trajectories`` with ``method`` and its ``stop`` rule; intervals over trajectories.
+
+    Raises UserError: a verified method, a method that needs a sampler without
+    one, a sampler or a corpus of another teacher.
+    """
+    if method.verification is not None:
+        raise UserError(f"Method {method.name!r} has the teacher's own law: its path KL is 0.")
+    if method.uses_sampler:
+        if sampler is None:
+            raise UserError(f"Method {method.name!r} needs a sampler: pass one.")
+        sampler.check_teacher(teacher)
+    trajectories.check_teacher(teacher)
+    walks = [
+        _walk(teacher, sampler, trajectories.select(part), method, stop)
+        for part in torch.arange(len(trajectories)).split(batch_size)
+    ]
+    nats, passes, sampled = (torch.cat([walk[i] for walk in walks]).cpu().numpy() for i in range(3))
+    guesses = torch.cat([walk[3] for walk in walks]).cpu().numpy()
+    length = trajectories.length
+    return PathKL(
+        bootstrap(lambda mean: mean[..., 0], nats[:, None] / length),
+        length * len(nats) / float(passes.sum()),
+        passes,
+        sampled,
+        guesses,
+    )
+
+
+def _walk(
+    teacher: Teacher,
+    sampler: JointSampler | None,
+    rows: Trajectories,
+    method: Method,
+    stop: StopRule,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per row: nats, teacher passes, sampler passes; and [m, 2] estimates beside true KLs."""
+    paths = Paths.of(rows, teacher)
+    batch, length = paths.order.shape
+    device = teacher.device
+    each = torch.arange(batch, device=device)
+
+    def column(t: Tensor) -> Tensor:
+        return paths.start + paths.order[each, t.clamp_max(length - 1)]
+
+    # The teacher's states at each next position: [L, B, H].
+    steps = (torch.full((batch,), t, device=device) for t in range(length))
+    truth = torch.stack(
+        [teacher.hidden(paths.state(t), paths.attention_mask)[each, column(t)] for t in steps]
+    )
+    t = torch.zeros(batch, dtype=torch.long, device=device)
+    nats = torch.zeros(batch, dtype=torch.float64, device=device)
+    passes, sampled, guesses = torch.zeros_like(t), torch.zeros_like(t), []
+    watcher = stop.watcher() if hasattr(stop, "watcher") else None
+    while bool((t < length).any()):
+        in_block = t < length
+        passes += in_block
+        opening = hidden = teacher.hidden(paths.state(t), paths.attention_mask)
+        eligible = None
+        if watcher is not None:
+            masked = paths.rank >= t[:, None]
+            eligible = watcher.eligible(teacher, opening[:, paths.start :], masked, length)
+        memory, made = None, torch.zeros_like(t)
+        for reveal in range(min(stop.limit, length)):
+            at = t + reveal
+            if reveal > 0:
+                in_block = in_block & (at < length)
+                if not bool(in_block.any()):
+                    break
+                if method.uses_sampler:
+                    ids = paths.state(at.clamp_max(length))
+                    hidden = sampler(teacher.embed(ids), hidden, paths.attention_mask)
+                    sampled += in_block
+            here = column(at)
+            logits = teacher.logits(hidden[each, here])
+            estimate = None
+            if getattr(stop, "needs_estimate", False) and reveal:
+                estimate = sampler.estimator(
+                    hidden[each, here], opening[each, here], logits, reveal
+                )
+            candidate = Candidate(
+                logits,
+                reveal,
+                estimate,
+                None if eligible is None else eligible[each, here - paths.start],
+            )
+            if reveal == 0:
+                memory = stop.begin(candidate)
+            else:
+                target = teacher.logits(truth[at.clamp_max(length - 1), each])
+                kl = forward_kl(torch.log_softmax(target, dim=-1), logits)
+                if estimate is not None:
+                    guesses.append(torch.stack([estimate, kl], dim=-1)[in_block])
+                stays, memory = stop.goes_on(memory, candidate)
+                in_block = in_block & stays
+                nats += torch.where(in_block, kl, 0.0)
+            made += in_block
+        t = t + made
+    pairs = torch.cat(guesses) if guesses else torch.zeros(0, 2)
+    return nats, passes, sampled, pairs
+
+
+def calibration(guesses: np.ndarray, bins: int = 8) -> list[tuple[float, float, int]]:
+    """(mean estimate, mean true KL, count) in equally filled bins of the estimate."""
+    ordered = guesses[np.argsort(guesses[:, 0], kind="stable")]
+    parts = np.array_split(ordered, min(bins, max(1, len(ordered))))
+    return [(float(p[:, 0].mean()), float(p[:, 1].mean()), len(p)) for p in parts if len(p)]

@@ -1,0 +1,161 @@
+"""The command line, as a user calls it."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from jointsampler import generate
+from jointsampler.cli import main
+from jointsampler.cli.watch import MASK, Watcher
+from jointsampler.measure.compare import Row, default_grid, frontier
+from jointsampler.measure.stats import Estimate
+
+
+@pytest.fixture(scope="module")
+def sampler_folder(trained_like, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sampler")
+    trained_like.save_pretrained(folder)
+    return str(folder)
+
+
+def call(capsys, *argv: str) -> tuple[int, str, str]:
+    status = main([*argv, "--device", "cpu"])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_generate_prints_the_text_and_its_cost(capsys, sampler_folder, tiny, trained_like):
+    status, out, err = call(
+        capsys, "generate", "--sampler", sampler_folder, "--k", "2", "--max-new-tokens", "8", "--seed", "3", "def f("
+    )  # fmt: skip
+    same = generate(tiny, trained_like, ["def f("], method="joint", k=2, max_new_tokens=8, seed=3)
+    assert status == 0 and out == f"def f({same.texts[0]}\n"
+    assert "tokens a teacher pass" in err and "tokens/s" in err
+
+
+def test_json_is_one_object_a_sample_and_prompts_come_from_stdin(capsys, monkeypatch, tiny):
+    monkeypatch.setattr("sys.stdin", io.StringIO("x = \n\nimport\n"))
+    status, out, _ = call(
+        capsys, "generate", "--method", "marginal", "--k", "4", "--max-new-tokens", "8", "--json", "--num-samples", "2"
+    )  # fmt: skip
+    records = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [r["row"] for r in records] == [0, 1, 2, 3]
+    assert tiny.tokenizer.decode(records[3]["prompt_ids"][1:]) == "import"
+    assert all(r["teacher_passes"] <= 2 and len(r["tokens"]) == 8 for r in records)
+
+
+def test_watch_shows_masks_disappear_and_a_colour_per_pass(tiny):
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system="standard")
+    pictures = []
+    with Watcher(tiny, console) as watcher:
+
+        def look(canvas):
+            watcher(canvas)
+            pictures.append(watcher.picture(canvas, 0))
+
+        out = generate(
+            tiny,
+            prompts=["import os\n"],
+            method="marginal",
+            k=2,
+            max_new_tokens=6,
+            seed=2,
+            on_reveal=look,
+        )
+    masks = [picture.plain.count(MASK) for picture in pictures]
+    if tiny.eos_id not in out.responses[0].tolist():
+        assert masks == [5, 4, 3, 2, 1, 0]
+        assert pictures[-1].plain == "import os\n" + out.texts[0]
+        assert len({span.style for span in pictures[-1].spans} - {"dim"}) == 3
+    assert "\x1b[" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--method", "jont"], "did you mean 'joint'"),
+        (["--method", "joint"], "needs a sampler"),
+        (["--temperature", "-1", "--method", "sequential"], "temperature must be 0 (greedy) or positive"),
+        (["--method", "threshold", "--set", "threshold=2"], "threshold must lie in (0, 1]"),
+        (["--method", "threshold", "--set", "budget=1"], "setting of method 'threshold'"),
+        (["--set", "budget"], "not name=number"),
+        (["--method", "marginal", "--max-new-tokens", "8", "--block-length", "3"], "does not divide"),
+        (["--method", "marginal", "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
+        (["--sampler", "/nowhere"], "No sampler in /nowhere"),
+        (["--teacher", "/nowhere"], "No teacher '/nowhere'"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_one_sentence_and_status_2(capsys, argv, said):
+    status, out, err = call(capsys, "generate", *argv, "x")
+    assert status == 2 and out == ""
+    assert said in err and len(err.strip().splitlines()) == 1
+
+
+def test_compare_measures_every_method_alike_and_draws_the_frontier(
+    capsys, sampler_folder, tmp_path
+):
+    status, out, _ = call(
+        capsys, "compare", "--sampler", sampler_folder, "--out", str(tmp_path), "--samples", "6", "--k", "2",
+        "--max-new-tokens", "8", "--prompts-per-task", "1",
+        "--methods", "sequential", "joint", "adaptive", "lossless", "threshold",
+    )  # fmt: skip
+    assert status == 0
+    written = json.loads((tmp_path / "compare.json").read_text())
+    names = [row["method"] for row in written["rows"]]
+    assert names == ["sequential", "joint", "lossless", *["adaptive"] * 5, *["threshold"] * 4]
+    assert all(name in out for name in names)
+    sequential, joint, lossless = written["rows"][:3]
+    assert sequential["nats_per_token"]["value"] == 0 < joint["nats_per_token"]["value"]
+    assert lossless["nats_per_token"] is None and sum(lossless["block_ends"]) == pytest.approx(1)
+    assert joint["tokens_per_cost"] < joint["tokens_per_teacher_pass"]
+    assert sum(count for *_, count in written["calibration"]) == 6 * 7
+    assert "Pareto frontier" in (tmp_path / "compare.svg").read_text()
+
+
+def test_compare_without_a_sampler_leaves_out_what_needs_one(capsys):
+    status, out, _ = call(
+        capsys,
+        "compare",
+        "--samples",
+        "2",
+        "--k",
+        "2",
+        "--max-new-tokens",
+        "4",
+        "--prompts-per-task",
+        "0",
+    )
+    assert status == 0 and "marginal" in out and "joint" not in out
+    status, _, err = call(capsys, "compare", "--methods", "joint")
+    assert status == 2 and "--sampler" in err
+
+
+def test_the_default_grid_knows_every_method():
+    from jointsampler.decoding.methods import METHODS
+
+    assert {setting.method for setting in default_grid([2, 4])} == set(METHODS)
+
+
+def test_the_frontier_keeps_what_nothing_beats():
+    def row(name: str, nats: float, cost: float) -> Row:
+        return Row(name, "", Estimate(nats, nats, nats, 1), None, None, cost, cost, 1.0, None)
+
+    rows = [row("a", 0.0, 1.0), row("b", 0.5, 2.0), row("c", 0.4, 3.0), row("d", 0.9, 2.5)]
+    assert [r.method for r in frontier(rows)] == ["a", "c"]
+
+
+def test_the_installed_command_is_this_one():
+    from importlib.metadata import entry_points
+
+    (command,) = (e for e in entry_points(group="console_scripts") if e.name == "jointsampler")
+    assert command.load() is main
+
+
+def test_estimates_stay_on_the_device_of_the_sampler(trained_like):
+    hidden = torch.zeros(3, trained_like.config.teacher_hidden_size)
+    assert trained_like.estimator(hidden, hidden, torch.zeros(3, 9), 2).shape == (3,)
