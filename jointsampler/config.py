@@ -66,6 +66,9 @@ class CorpusConfig(Section):
     prompts: str | None = Field(
         None, description=".jsonl, .parquet or .txt file, hub data set, or tasks"
     )
+    prompted: Share = Field(
+        1.0, description="share of the rows with a prompt, if there are prompts"
+    )
     chat: bool = Field(False, description="prompts are a user's turn in the chat template")
     max_new_tokens: PositiveInt = 32
     temperature: float = 1.0

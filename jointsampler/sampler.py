@@ -21,6 +21,9 @@ from .estimator import KLEstimator
 from .teachers.protocol import Teacher, position_ids
 from .teachers.weights import quiet
 
+# Shipped samplers, each for the embedded teacher of its name.
+EMBEDDED = {"tiny": Path(__file__).with_name("samplers") / "tiny"}
+
 
 class JointSamplerConfig(PretrainedConfig):
     model_type = "jointsampler"
@@ -191,8 +194,11 @@ class JointSampler(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, path, *args, **kwargs) -> JointSampler:
-        """As in transformers, for a local folder; in evaluation mode. UserError if it holds no sampler."""
-        folder = Path(path)
+        """As in transformers, for a local folder or a shipped sampler's name; in evaluation mode.
+
+        Raises UserError if it holds no sampler.
+        """
+        folder = EMBEDDED.get(str(path), Path(path))
         if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
             raise UserError(
                 f"No sampler in {folder}: a sampler folder holds config.json and model.safetensors, "

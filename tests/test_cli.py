@@ -41,7 +41,7 @@ def test_generate_prints_the_text_and_its_cost(capsys, sampler_folder, tiny, tra
 def test_json_is_one_object_a_sample_and_prompts_come_from_stdin(capsys, monkeypatch, tiny):
     monkeypatch.setattr("sys.stdin", io.StringIO("x = \n\nimport\n"))
     status, out, _ = call(
-        capsys, "generate", "--method", "marginal", "--k", "4", "--max-new-tokens", "8", "--json", "--num-samples", "2"
+        capsys, "generate", "--sampler", "none", "--method", "marginal", "--k", "4", "--max-new-tokens", "8", "--json", "--num-samples", "2"
     )  # fmt: skip
     records = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and [r["row"] for r in records] == [0, 1, 2, 3]
@@ -79,7 +79,7 @@ def test_watch_shows_masks_disappear_and_a_colour_per_pass(tiny):
     ("argv", "said"),
     [
         (["--method", "jont"], "did you mean 'joint'"),
-        (["--method", "joint"], "needs a sampler"),
+        (["--method", "joint", "--sampler", "none"], "needs a sampler"),
         (["--temperature", "-1", "--method", "sequential"], "temperature must be 0 (greedy) or positive"),
         (["--method", "threshold", "--set", "threshold=2"], "threshold must lie in (0, 1]"),
         (["--method", "threshold", "--set", "budget=1"], "setting of method 'threshold'"),
@@ -129,9 +129,11 @@ def test_compare_without_a_sampler_leaves_out_what_needs_one(capsys):
         "4",
         "--prompts-per-task",
         "0",
+        "--sampler",
+        "none",
     )
     assert status == 0 and "marginal" in out and "joint" not in out
-    status, _, err = call(capsys, "compare", "--methods", "joint")
+    status, _, err = call(capsys, "compare", "--methods", "joint", "--sampler", "none")
     assert status == 2 and "--sampler" in err
 
 

@@ -8,7 +8,8 @@ import shutil
 import pytest
 import torch
 
-from jointsampler import Teacher, UserError, load_teacher
+from jointsampler import Teacher, UserError, generate, load_teacher
+from jointsampler.tasks import TASKS, examples
 from jointsampler.teachers.checkpoint import find_checkpoint
 from jointsampler.teachers.load import check_teacher
 
@@ -38,6 +39,18 @@ def test_its_card_states_recipe_corpus_and_held_out_loss():
     assert recipe["corpus_sha256"] in card
     assert f"{recipe['log'][-1]['step']:,} steps" in card
     assert all(f"{loss:.3f}" in card for loss in recipe["log"][-1]["held_out"].values())
+
+
+def test_it_has_learned_the_prompted_tasks(tiny):
+    """The card's accuracies, and that they are its own: shuffle and copy measured again."""
+    recipe = json.loads((TINY / "pretraining.json").read_text())
+    assert set(recipe["task_accuracy"]) == set(TASKS)
+    for name in ("copy", "shuffle"):
+        prompts = [example.prompt for example in examples(TASKS[name], 77, 40)]
+        out = generate(tiny, prompts=prompts, method="sequential", k=1, max_new_tokens=12)
+        right = sum(TASKS[name].check(p, t) for p, t in zip(prompts, out.texts, strict=True)) / 40
+        assert right == pytest.approx(recipe["task_accuracy"][name], abs=0.25)
+        assert right > 0.5
 
 
 def test_it_has_learned_its_held_out_files(tiny):

@@ -10,6 +10,7 @@ that are missing. A row depends on (seed, row id) and the settings alone.
 from __future__ import annotations
 
 import json
+import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,14 @@ def read_prompts(source: str, count: int, seed: int) -> tuple[str, ...]:
     return tuple(prompts[i % len(prompts)] for i in range(count))
 
 
+def thin_out(prompts: tuple[Prompt, ...], share: float, seed: int) -> tuple[Prompt, ...]:
+    """Empty prompts, which are unconditional rows, in place of all but ``share`` of the prompts."""
+    return tuple(
+        prompt if random.Random(f"{seed}/prompted/{row}").random() < share else ""
+        for row, prompt in enumerate(prompts)
+    )
+
+
 def plan(config: Config, out: Path) -> CorpusPlan:
     """The corpus to be made; every user error that can be found is found here."""
     settings = config.corpus
@@ -128,6 +137,7 @@ def plan(config: Config, out: Path) -> CorpusPlan:
         prompts = read_prompts(settings.prompts, count, config.run.seed)
         if settings.chat:
             prompts = as_chat(prompts)
+        prompts = thin_out(prompts, settings.prompted, config.run.seed)
     elif settings.chat:
         raise UserError(
             "corpus.chat=true needs prompts to put into the template: set corpus.prompts."

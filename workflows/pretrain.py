@@ -25,6 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from jointsampler import generate, load_teacher
 from jointsampler.config import PretrainConfig
 from jointsampler.pretraining.batches import Batch, SequenceSource
 from jointsampler.pretraining.objective import masked_loss
@@ -34,6 +35,7 @@ from jointsampler.tasks import TASKS, examples
 from workflows import entry
 
 CHECKPOINT = "checkpoint.pt"
+ACCURACY_PROMPTS = 100
 
 
 def build_tokenizer(cfg: PretrainConfig, texts: list[str], folder: Path) -> PreTrainedTokenizerFast:
@@ -180,7 +182,29 @@ def train(
     return log
 
 
-def model_card(cfg: PretrainConfig, log: list[dict], fingerprint: str, parameters: int) -> str:
+def task_accuracy(folder: Path, cfg: PretrainConfig) -> dict[str, float]:
+    """Share of correct answers, one token per pass at temperature 1, to prompts of another seed."""
+    teacher = load_teacher(str(folder), device=str(device_of(cfg)), dtype="float32")
+    result = {}
+    for name, task in sorted(TASKS.items()):
+        prompts = [
+            example.prompt for example in examples(task, cfg.seed + 10_000, ACCURACY_PROMPTS)
+        ]
+        answers = generate(
+            teacher, prompts=prompts, method="sequential", k=1, max_new_tokens=32, stop_at_end=True
+        )
+        right = sum(task.check(p, text) for p, text in zip(prompts, answers.texts, strict=True))
+        result[name] = right / len(prompts)
+    return result
+
+
+def model_card(
+    cfg: PretrainConfig,
+    log: list[dict],
+    accuracy: dict[str, float],
+    fingerprint: str,
+    parameters: int,
+) -> str:
     held_out = log[-1]["held_out"]
     cells = " | ".join(f"{value:.3f}" for value in held_out.values())
     return f"""---
@@ -195,17 +219,23 @@ A masked-diffusion language model of {parameters / 1e6:.1f} M parameters: a stoc
 {cfg.batch_tokens:,} tokens. It exists to show and test joint sampling on a laptop; it is no coding assistant.
 
 - **Data**: the source of the Python {platform.python_version()} standard library (PSF licence; tests excluded)
-  and {cfg.task_share:.0%} procedurally generated prompted tasks ({", ".join(sorted(TASKS))}).
+  and, {cfg.task_share:.0%} of the tokens, procedurally generated prompted tasks ({", ".join(sorted(TASKS))}).
   sha256 over training file names and contents: `{fingerprint}`.
 - **Held out** (files never trained on): {", ".join(sorted(HELD_OUT))}.
-- **Objective**: cross-entropy at masked positions weighted by 1/t, t uniform; sequence lengths {cfg.lengths};
-  Muon + AdamW, learning rate {cfg.lr}, linear cool-down over the last {cfg.cooldown:.0%}.
+- **Objective**: cross-entropy at masked positions weighted by 1/t, t uniform; rows of {cfg.lengths} tokens of code and
+  {cfg.task_lengths} of tasks, the eos behind an answer weighing nothing; Muon + AdamW, learning rate {cfg.lr}, linear cool-down over the last {cfg.cooldown:.0%}.
 
 Held-out nats per masked token, by mask ratio (96 windows of 96 tokens):
 
 | {" | ".join(held_out)} |
 |{"---|" * len(held_out)}
 | {cells} |
+
+Correct answers to prompted tasks, sequential sampling at temperature 1, {ACCURACY_PROMPTS} new prompts each:
+
+| {" | ".join(accuracy)} |
+|{"---|" * len(accuracy)}
+| {" | ".join(f"{share:.0%}" for share in accuracy.values())} |
 """
 
 
@@ -217,10 +247,15 @@ def save(
     parameters = sum(p.numel() for p in model.parameters())
     model.cpu().to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(cfg, log, fp, parameters))
-    (folder / "pretraining.json").write_text(
-        json.dumps({"config": cfg.model_dump(), "corpus_sha256": fp, "log": log}, indent=1) + "\n"
-    )
+    accuracy = task_accuracy(folder, cfg)
+    (folder / "README.md").write_text(model_card(cfg, log, accuracy, fp, parameters))
+    record = {
+        "config": cfg.model_dump(),
+        "corpus_sha256": fp,
+        "log": log,
+        "task_accuracy": accuracy,
+    }
+    (folder / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"pretrain: wrote {folder}", flush=True)
 
 

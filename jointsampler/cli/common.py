@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from ..errors import UserError
-from ..sampler import JointSampler
+from ..sampler import EMBEDDED, JointSampler
 from ..teachers import Teacher, load_teacher
 
 
@@ -15,7 +15,11 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", default="tiny", help="embedded name, folder or hub id (default: tiny)"
     )
-    parser.add_argument("--sampler", help="folder of a trained sampler")
+    parser.add_argument(
+        "--sampler",
+        default="auto",
+        help="folder of a trained sampler, or none (default: the shipped one of a shipped teacher)",
+    )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)"
     )
@@ -32,8 +36,11 @@ def load_models(args: argparse.Namespace) -> tuple[Teacher, JointSampler | None]
         torch.set_num_threads(args.threads)
     teacher = load_teacher(args.teacher, args.device, args.dtype)
     sampler = None
-    if args.sampler is not None:
-        sampler = JointSampler.from_pretrained(args.sampler).to(teacher.device)
+    wanted = args.sampler
+    if wanted == "auto":
+        wanted = args.teacher if args.teacher in EMBEDDED else "none"
+    if wanted != "none":
+        sampler = JointSampler.from_pretrained(wanted).to(teacher.device)
         sampler.check_teacher(teacher)
     return teacher, sampler
 

@@ -1,0 +1,1 @@
+"""Trained samplers that ship with the package: data, no code."""
