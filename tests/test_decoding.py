@@ -200,3 +200,18 @@ def test_bad_values_are_refused_with_one_sentence(tiny, kwargs, message):
     with pytest.raises(UserError, match=message) as caught:
         generate(tiny, None, **call)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["marginal", "joint", "lossless"])
+def test_every_row_may_have_its_own_k(tiny, trained_like, method):
+    settings = dict(method=method, max_new_tokens=12, seed=9)
+    ks = [1, 4, 2, 6]
+    together = generate(tiny, trained_like, num_samples=4, k=ks, batch_size=3, **settings)
+    for row, k in enumerate(ks):
+        alone = generate(tiny, trained_like, k=k, row_ids=[row], **settings)
+        assert torch.equal(alone.responses[0], together.responses[row])
+        assert alone.teacher_passes[0] == together.teacher_passes[row]
+    with pytest.raises(UserError, match="2 values of k for 4 samples"):
+        generate(tiny, trained_like, num_samples=4, k=[1, 2], **settings)
+    with pytest.raises(UserError, match="k must lie between"):
+        generate(tiny, trained_like, num_samples=2, k=[1, 0], **settings)

@@ -135,7 +135,7 @@ def generate(
     sampler: JointSampler | None = None,
     prompts: Sequence[Prompt] | None = None,
     method: str = "joint",
-    k: int = 4,
+    k: int | Sequence[int] = 4,
     num_samples: int = 1,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
@@ -154,8 +154,8 @@ def generate(
 
     Row n's sample depends on (seed, its row id, its prompt) and the decoding
     settings only, never on the batch it is in. Row ids count from 0 unless given.
-    ``k`` is for the methods with a fixed number of tokens per teacher pass; the
-    others take their stop rule's settings: ``budget``, ``threshold``, ``factor``,
+    ``k``, one or one per sample, is for the methods with a fixed number of tokens
+    per teacher pass; the others take their stop rule's settings: ``budget``, ``threshold``, ``factor``,
     ``bound``, ``kl`` and ``history``. ``block_length`` finishes the response in
     blocks from the left, ``cache`` ("prefix", "block_causal") keeps what finished
     blocks computed. ``stop_at_end`` spends no pass behind a row's first end token;
@@ -169,7 +169,8 @@ def generate(
     """
     chosen, policy = get_method(method), get_order(order)
     sampling = Sampling(temperature, top_p)
-    check_k(k, max_new_tokens)
+    for each in [k] if isinstance(k, int) else k:
+        check_k(each, max_new_tokens)
     k_max = None if sampler is None else sampler.config.k_max
     stop = chosen.stop(k, max_new_tokens, rule_settings, k_max)
     check_blocks(block_length, max_new_tokens)
@@ -190,6 +191,10 @@ def generate(
     rows = torch.arange(len(encoded)) if row_ids is None else torch.as_tensor(row_ids).long()
     if len(rows) != len(encoded):
         raise UserError(f"{len(rows)} row_ids for {len(encoded)} samples: give one per sample.")
+    if not isinstance(k, int) and len(k) != len(encoded):
+        raise UserError(
+            f"{len(k)} values of k for {len(encoded)} samples: give one, or one per sample."
+        )
 
     canvases = []
     synchronize(teacher.device)
@@ -197,6 +202,8 @@ def generate(
     for at in range(0, len(encoded), batch_size):
         part = slice(at, at + batch_size)
         canvas = Canvas(teacher, encoded[part], rows[part], max_new_tokens)
+        if not isinstance(k, int):
+            stop = chosen.stop(k[part], max_new_tokens, rule_settings, k_max)
         decode(
             teacher, sampler, canvas, chosen, stop, policy, sampling, seed, on_reveal,
             block_length, cache, stop_at_end,

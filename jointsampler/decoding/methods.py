@@ -6,7 +6,7 @@ with the sampler in the inner loop: that is its ``joint_`` variant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from ..errors import UserError, unknown_name
@@ -23,21 +23,28 @@ class Method:
     one_token: bool = False  # k is 1, whatever the caller's
 
     def stop(
-        self, k: int, length: int, settings: Mapping[str, float], k_max: int | None = None
+        self,
+        k: int | Sequence[int],
+        length: int,
+        settings: Mapping[str, float],
+        k_max: int | None = None,
     ) -> StopRule:
-        """The stop rule for responses of ``length``; a fixed rule takes k, the others their settings.
+        """The stop rule for responses of ``length``; a fixed rule takes k (one, or one a row), the
+        others their settings.
 
         ``k_max`` is the block length that the sampler was trained for; an
         estimate is not trusted past it.
 
         Raises UserError for a setting that the rule does not have.
         """
-        known = {field.name for field in fields(self.rule)} - {"limit"}
+        known = {field.name for field in fields(self.rule)} - {"limit", "rows"}
         for name in settings:
             if name not in known and not known:
                 raise UserError(f"Method {self.name!r} has no setting {name!r}: it has k alone.")
             if name not in known:
                 raise unknown_name(f"setting of method {self.name!r}", name, known)
+        if self.rule is FixedK and not self.one_token and not isinstance(k, int):
+            return FixedK(limit=max(k), rows=tuple(k))
         limit = k if self.rule is FixedK else length
         if getattr(self.rule, "needs_estimate", False) and k_max is not None:
             limit = min(limit, k_max)

@@ -1,4 +1,4 @@
-"""k reveals per block."""
+"""k reveals per block, one k for all rows or one each."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ from ._rule import Candidate
 @dataclass(frozen=True)
 class FixedK:
     limit: int
+    rows: tuple[int, ...] | None = None  # each row's own k, at most ``limit``; None: all the same
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise UserError(f"k must be at least 1, not {self.limit}.")
+        if min(self.limit, *(self.rows or (self.limit,))) < 1:
+            raise UserError(f"k must be at least 1, not {min(self.limit, *(self.rows or ()))}.")
 
     @property
     def least(self) -> int:
-        return self.limit
+        return self.limit if self.rows is None else min(self.rows)
 
-    def begin(self, first: Candidate) -> None:
-        return None
+    def begin(self, first: Candidate) -> Tensor | None:
+        if self.rows is None:
+            return None
+        return torch.tensor(self.rows, device=first.logits.device)
 
-    def goes_on(self, memory: None, candidate: Candidate) -> tuple[Tensor, None]:
-        return torch.ones_like(candidate.logits[:, 0], dtype=torch.bool), None
+    def goes_on(self, memory: Tensor | None, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
+        if memory is None:
+            return torch.ones_like(candidate.logits[:, 0], dtype=torch.bool), None
+        return candidate.revealed < memory, memory
