@@ -12,7 +12,7 @@ from rich.console import Console
 from jointsampler import generate
 from jointsampler.cli import main
 from jointsampler.cli.watch import MASK, Watcher
-from jointsampler.measure.compare import Row, default_grid, frontier
+from jointsampler.measure.compare import Fidelity, Row, at_equal_cost, default_grid, frontier
 from jointsampler.measure.stats import Estimate
 
 
@@ -110,8 +110,13 @@ def test_compare_measures_every_method_alike_and_draws_the_frontier(
     assert names == ["sequential", "joint", "lossless", *["adaptive"] * 5, *["threshold"] * 4]
     assert all(name in out for name in names)
     sequential, joint, lossless = written["rows"][:3]
-    assert sequential["nats_per_token"]["value"] == 0 < joint["nats_per_token"]["value"]
-    assert lossless["nats_per_token"] is None and sum(lossless["block_ends"]) == pytest.approx(1)
+    for kind in ("text", "tasks"):
+        assert (
+            sequential[kind]["nats_per_token"]["value"]
+            == 0
+            < joint[kind]["nats_per_token"]["value"]
+        )
+    assert lossless["text"] is None and sum(lossless["block_ends"]) == pytest.approx(1)
     assert joint["tokens_per_cost"] < joint["tokens_per_teacher_pass"]
     assert sum(count for *_, count in written["calibration"]) == 6 * 7
     assert "Pareto frontier" in (tmp_path / "compare.svg").read_text()
@@ -143,12 +148,23 @@ def test_the_default_grid_knows_every_method():
     assert {setting.method for setting in default_grid([2, 4])} == set(METHODS)
 
 
-def test_the_frontier_keeps_what_nothing_beats():
-    def row(name: str, nats: float, cost: float) -> Row:
-        return Row(name, "", Estimate(nats, nats, nats, 1), None, None, cost, cost, 1.0, None)
+def row_of(name: str, nats: float, cost: float) -> Row:
+    fidelity = Fidelity(Estimate(nats, nats, nats, 1), cost)
+    return Row(name, "", fidelity, None, None, None, cost, cost, 1.0, None)
 
-    rows = [row("a", 0.0, 1.0), row("b", 0.5, 2.0), row("c", 0.4, 3.0), row("d", 0.9, 2.5)]
-    assert [r.method for r in frontier(rows)] == ["a", "c"]
+
+def test_the_frontier_keeps_what_nothing_beats():
+    assert frontier([(1.0, 0.0), (2.0, 0.5), (3.0, 0.4), (2.5, 0.9)]) == [(1.0, 0.0), (3.0, 0.4)]
+
+
+def test_methods_are_held_against_each_other_at_equal_cost():
+    rows = [row_of("sequential", 0, 1), row_of("joint", 0.4, 3), row_of("joint", 1.0, 5)]
+    rows += [row_of("adaptive", 0.1, 2), row_of("adaptive", 0.3, 4), row_of("adaptive", 2, 9)]
+    assert at_equal_cost(rows, "text") == [
+        (2, 0.1, pytest.approx(0.2)),
+        (4, 0.3, pytest.approx(0.7)),
+    ]
+    assert at_equal_cost(rows, "tasks") == []
 
 
 def test_the_installed_command_is_this_one():

@@ -3,8 +3,9 @@
     jointsampler compare --sampler out/quickstart/sampler --out out/compare
 
 Prints a row per method and setting as it is measured: KL to the true joint in
-nats per token, NLL under the judge, accuracy on the built-in tasks, tokens per
-teacher pass, the same weighted by what a sampler pass costs here, tokens/s.
+nats per token (unconditional, and behind task prompts), NLL under the judge,
+accuracy on the built-in tasks, tokens per teacher pass, the same weighted by
+what a sampler pass costs here, tokens/s.
 Writes compare.json and compare.svg (with the Pareto frontier) to --out.
 """
 
@@ -18,12 +19,22 @@ from pathlib import Path
 from ..decoding.methods import METHODS
 from ..errors import UserError, unknown_name
 from ..judges import Judge, prepare_judge
-from ..measure.compare import Comparison, Protocol, Row, compare, default_grid
+from ..measure.compare import Comparison, Protocol, Row, at_equal_cost, compare, default_grid
 from ..report.plots import frontier_svg
 from .common import add_models, load_models
 
-HEADER = ("method", "setting", "KL/token", "NLL", "accuracy", "tok/pass", "tok/cost", "tok/s")
-WIDTHS = (20, 16, 22, 20, 20, 9, 9, 8)
+HEADER = (
+    "method",
+    "setting",
+    "KL/token",
+    "on tasks",
+    "NLL",
+    "accuracy",
+    "tok/pass",
+    "tok/cost",
+    "tok/s",
+)
+WIDTHS = (20, 14, 21, 21, 21, 21, 9, 9, 6)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +104,8 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.method,
         row.setting,
-        "0 (exact)" if row.nats_per_token is None else shown(row.nats_per_token),
+        "0 (exact)" if row.text is None else shown(row.text.nats_per_token),
+        shown(row.tasks and row.tasks.nats_per_token),
         shown(row.nll),
         shown(row.accuracy),
         f"{row.tokens_per_teacher_pass:.2f}",
@@ -106,6 +118,13 @@ def closing(result: Comparison) -> str:
     lines = ["brackets: 95 %, bootstrap over samples"]
     if result.cost is not None:
         lines.append(f"c, a sampler pass in teacher passes, measured here: {result.cost.ratio:.3f}")
+    for kind in ("text", "tasks"):
+        pairs = at_equal_cost(result.rows, kind)
+        if pairs:
+            said = ", ".join(
+                f"{mine:.4f}/{theirs:.4f} at {cost:.2f}" for cost, mine, theirs in pairs
+            )
+            lines.append(f"KL/token of adaptive / of joint at the same tok/cost, {kind}: {said}")
     if result.calibration:
         pairs = ", ".join(f"{guess:.3f}/{true:.3f}" for guess, true, _ in result.calibration)
         lines.append(f"the sampler's estimate of its KL / the true one, by octile: {pairs}")

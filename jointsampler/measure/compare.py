@@ -1,15 +1,18 @@
 """The table of methods: what each costs and how far from the true joint it is, on one teacher.
 
 Every row is made with the same prompts, seeds, order and accounting. Fidelity
-is path KL in nats per token along sequential samples (``path_kl.py``), NLL
-under a judge, and accuracy on prompted tasks; cost is passes, weighted by what
-a sampler pass was measured to cost, and the clock.
+is path KL in nats per token along sequential samples (``path_kl.py``), once
+unconditional and once behind task prompts, NLL under a judge, and accuracy on
+the tasks; cost is passes, weighted by what a sampler pass was measured to cost,
+and the clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from ..decoding.generate import generate
 from ..decoding.methods import METHODS, get_method
@@ -57,14 +60,23 @@ def default_grid(ks: Sequence[int]) -> list[Setting]:
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """Distance and cost along the same trajectories."""
+
+    nats_per_token: Estimate
+    tokens_per_cost: float  # tokens / (teacher passes + c x sampler passes)
+
+
+@dataclass(frozen=True)
 class Row:
     method: str
     setting: str
-    nats_per_token: Estimate | None  # None: a verified method, whose law is the teacher's
+    text: Fidelity | None  # along unconditional samples; None: a law that is the teacher's own
+    tasks: Fidelity | None  # along answers to task prompts
     nll: Estimate | None
     accuracy: Estimate | None
     tokens_per_teacher_pass: float
-    tokens_per_cost: float  # tokens / (teacher passes + c x sampler passes)
+    tokens_per_cost: float  # as sampled
     tokens_per_second: float
     block_ends: tuple[float, float, float] | None  # shares: full, order mismatch, rejection
 
@@ -113,9 +125,21 @@ def compare(
         seed=protocol.seed + 1,
         **shared,
     )
-    reference = Trajectories.from_generation(truth, protocol.seed + 1, teacher)
+    references = {"text": Trajectories.from_generation(truth, protocol.seed + 1, teacher)}
     cost = pass_cost(teacher, sampler, 16, protocol.max_new_tokens) if sampler is not None else None
+    ratio = 0.0 if cost is None else cost.ratio
     prompts = task_prompts(protocol)
+    if prompts:
+        truth = generate(
+            teacher,
+            None,
+            [prompt for _, prompt in prompts],
+            "sequential",
+            1,
+            seed=protocol.seed + 1,
+            **shared,
+        )
+        references["tasks"] = Trajectories.from_generation(truth, protocol.seed + 1, teacher)
     rows = []
     for setting in grid:
         method = get_method(setting.method)
@@ -123,11 +147,15 @@ def compare(
             method=setting.method, k=setting.k, seed=protocol.seed, **shared, **setting.rule
         )
         out = generate(teacher, sampler, num_samples=protocol.samples, **call)
-        nats = None
+        fidelity: dict[str, Fidelity] = {}
         if method.verification is None:
             k_max = None if sampler is None else sampler.config.k_max
             stop = method.stop(setting.k, protocol.max_new_tokens, setting.rule, k_max)
-            nats = path_kl(teacher, sampler, reference, method, stop).nats_per_token
+            for name, reference in references.items():
+                path = path_kl(teacher, sampler, reference, method, stop)
+                spent = path.teacher_passes.sum() + ratio * path.sampler_passes.sum()
+                made = reference.length * len(reference)
+                fidelity[name] = Fidelity(path.nats_per_token, float(made / spent))
         accuracy = None
         if prompts:
             answers = generate(
@@ -150,7 +178,8 @@ def compare(
         row = Row(
             setting.method,
             str(setting),
-            nats,
+            fidelity.get("text"),
+            fidelity.get("tasks"),
             generative_nll(judge.score(out.texts)) if judge is not None else None,
             accuracy,
             tokens / passes,
@@ -167,19 +196,40 @@ def compare(
         stop = method.stop(
             4, protocol.max_new_tokens, {"budget": float("inf")}, sampler.config.k_max
         )
-        bins = calibration(path_kl(teacher, sampler, reference, method, stop).guesses)
+        bins = calibration(path_kl(teacher, sampler, references["text"], method, stop).guesses)
     return Comparison(cost, rows, bins)
 
 
-def frontier(rows: Sequence[Row]) -> list[Row]:
-    """Rows that no other beats in both KL and cost-weighted tokens per pass, fastest last."""
-    known = sorted(
-        (row for row in rows if row.nats_per_token is not None),
-        key=lambda row: (-row.tokens_per_cost, row.nats_per_token.value),
-    )
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (tokens per cost, nats) pairs those that none beats in both, slowest first."""
     best, least = [], float("inf")
-    for row in known:
-        if row.nats_per_token.value < least:
-            best.append(row)
-            least = row.nats_per_token.value
+    for cost, nats in sorted(points, key=lambda point: (-point[0], point[1])):
+        if nats < least:
+            best.append((cost, nats))
+            least = nats
     return best[::-1]
+
+
+def points(rows: Sequence[Row], kind: str, method: str | None = None) -> list[tuple[float, float]]:
+    """(tokens per cost, nats per token) of rows that have them; ``kind`` is "text" or "tasks"."""
+    chosen = [row for row in rows if method in (None, row.method)]
+    found = [getattr(row, kind) for row in chosen]
+    return [(f.tokens_per_cost, f.nats_per_token.value) for f in found if f is not None]
+
+
+def at_equal_cost(
+    rows: Sequence[Row], kind: str, method: str = "adaptive", against: str = "joint"
+) -> list[tuple[float, float, float]]:
+    """(tokens per cost, nats of ``method``, nats of ``against`` there) wherever the latter reaches.
+
+    ``against`` is interpolated linearly between its settings and ``sequential``.
+    """
+    line = sorted(points(rows, kind, against) + points(rows, kind, "sequential"))
+    if not line:
+        return []
+    costs, nats = zip(*line, strict=True)
+    return [
+        (cost, value, float(np.interp(cost, costs, nats)))
+        for cost, value in sorted(points(rows, kind, method))
+        if costs[0] <= cost <= costs[-1]
+    ]

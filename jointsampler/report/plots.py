@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..decoding.methods import METHODS
-from ..measure.compare import Row, frontier
+from ..measure.compare import Row, frontier, points
 from .results import MethodResult, Results
 
 COLOURS = {"marginal": "#c2410c", "joint": "#0f766e", "sequential": "#475569"}
@@ -117,48 +117,38 @@ def dependency_figure(axes: Axes, results: Results) -> None:
 
 
 def frontier_svg(rows: Sequence[Row]) -> str:
-    """Fidelity against cost of every compared setting, the frontier joined."""
-    best = frontier(rows)
+    """Fidelity against cost of every compared setting, the frontier joined: text, and tasks if any."""
+    kinds = [kind for kind in ("text", "tasks") if points(rows, kind)]
+    titles = {"text": "Unconditional text", "tasks": "Prompted tasks"}
+    names = list(dict.fromkeys(row.method for row in rows))
+    cycle = plt.get_cmap("tab20").colors
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.2, 4.6))
-        for name in dict.fromkeys(row.method for row in rows):
-            own = sorted(
-                (row for row in rows if row.method == name and row.nats_per_token is not None),
-                key=lambda row: row.tokens_per_cost,
-            )
-            if own:
-                axes.plot(
-                    [row.tokens_per_cost for row in own],
-                    [row.nats_per_token.value for row in own],
-                    "o" if METHODS[name].uses_sampler else "x",
-                    color=COLOURS.get(name),
-                    label=name,
-                )
-        axes.plot(
-            [row.tokens_per_cost for row in best],
-            [row.nats_per_token.value for row in best],
-            color="#94a3b8",
-            lw=1,
-            zorder=0,
-            label="Pareto frontier",
+        figure, all_axes = plt.subplots(
+            1, len(kinds), figsize=(5.6 * len(kinds), 4.6), squeeze=False, sharey=True
         )
-        for row in rows:  # the teacher's own law, at the cost of verifying
-            if row.nats_per_token is None:
-                axes.axvline(row.tokens_per_cost, color="#cbd5e1", lw=1, ls=":", zorder=0)
-                axes.annotate(
-                    f"{row.method} {row.setting}",
-                    (row.tokens_per_cost, 1),
-                    xycoords=("data", "axes fraction"),
-                    rotation=90,
-                    ha="right",
-                    va="top",
-                    fontsize=6,
-                    color="#64748b",
-                )
-        axes.set_yscale("symlog", linthresh=0.01)
-        axes.set_xlabel("tokens per teacher pass, sampler passes counted at their cost")
-        axes.set_ylabel("KL to the true joint, nats per token")
-        axes.legend(frameon=False, fontsize=7, ncols=2)
+        for axes, kind in zip(all_axes[0], kinds, strict=True):
+            for at, name in enumerate(names):
+                own = sorted(points(rows, kind, name))
+                if own:
+                    style = "o-" if METHODS[name].uses_sampler else "x--"
+                    colour = COLOURS.get(name, cycle[at % len(cycle)])
+                    axes.plot(
+                        *zip(*own, strict=True), style, lw=0.7, ms=4, color=colour, label=name
+                    )
+            best = frontier(points(rows, kind))
+            axes.plot(
+                *zip(*best, strict=True),
+                color="#94a3b8",
+                lw=4,
+                alpha=0.4,
+                zorder=0,
+                label="Pareto frontier",
+            )
+            axes.set_yscale("symlog", linthresh=0.01)
+            axes.set_title(titles[kind])
+            axes.set_xlabel("tokens per teacher pass, sampler passes at their cost")
+        all_axes[0][0].set_ylabel("KL to the true joint, nats per token")
+        all_axes[0][0].legend(frameon=False, fontsize=7, ncols=2)
         return as_svg(figure)
 
 
