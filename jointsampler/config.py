@@ -50,7 +50,9 @@ class TeacherConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         """What a teacher computes depends on; the rest is where."""
-        return self.model_dump(include={"name", "family", "revision", "dtype", "quantization"})
+        return self.model_dump(
+            include={"name", "family", "revision", "tokenizer", "dtype", "quantization"}
+        )
 
 
 class SamplerConfig(Section):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _INNER = 64
+_BOUND = 20.0  # of x / m in the loss
 _LOG_RANGE = (-14.0, 5.0)  # of the estimate: from what rounding leaves to more than any KL seen
 
 
@@ -59,6 +60,9 @@ def estimate_loss(log_nats: Tensor, true_nats: Tensor) -> Tensor:
     """Exponential deviance, elementwise: least where the estimate is the mean of the true values.
 
     log m + x / m, the negative log-likelihood of an exponential law of mean m:
-    right for what is positive and spread over orders of magnitude.
+    right for what is positive and spread over orders of magnitude. Where x / m
+    passes a bound it goes on logarithmically, so that no gradient passes it.
     """
-    return log_nats + true_nats.detach() * torch.exp(-log_nats)
+    ratio = true_nats.detach() * torch.exp(-log_nats)
+    beyond = _BOUND * (1 + torch.log(ratio.clamp_min(_BOUND) / _BOUND))
+    return log_nats + torch.where(ratio <= _BOUND, ratio, beyond)

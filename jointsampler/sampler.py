@@ -205,10 +205,23 @@ class JointSampler(PreTrainedModel):
                 "as JointSampler.save_pretrained writes them."
             )
         with quiet():
-            return super().from_pretrained(folder, *args, **kwargs).eval()
+            sampler, report = super().from_pretrained(
+                folder, *args, output_loading_info=True, **kwargs
+            )
+        wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+        if wrong:
+            raise UserError(
+                f"The sampler in {folder} does not fit this version ({', '.join(wrong[:3])}): train it again."
+            )
+        return sampler.eval()
 
     def check_teacher(self, teacher: Teacher) -> None:
-        """UserError unless this sampler was made for ``teacher``."""
+        """UserError unless this sampler was made for ``teacher`` and is on its device."""
+        if self.device != teacher.device:
+            raise UserError(
+                f"The sampler is on {self.device}, teacher {teacher.name!r} on {teacher.device}: move it "
+                "with sampler.to(teacher.device)."
+            )
         if self.config.teacher_fingerprint != teacher.fingerprint:
             raise UserError(
                 f"This sampler was distilled from teacher {self.config.teacher_name!r} "

@@ -415,9 +415,7 @@ def write_mdlm(folder: Path) -> Weights:
     gpt2 = folder.with_name(folder.name + "-gpt2")
     gpt2.mkdir(exist_ok=True)
     tokenizer.save(str(gpt2 / "tokenizer.json"))
-    write_json(
-        gpt2 / "tokenizer_config.json", {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
-    )
+    write_json(gpt2 / "tokenizer_config.json", {"model_max_length": 1024})  # all that it says
     write_json(gpt2 / "config.json", {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
     return make.write()
 

@@ -215,3 +215,12 @@ def test_every_row_may_have_its_own_k(tiny, trained_like, method):
         generate(tiny, trained_like, num_samples=4, k=[1, 2], **settings)
     with pytest.raises(UserError, match="k must lie between"):
         generate(tiny, trained_like, num_samples=2, k=[1, 0], **settings)
+
+
+def test_k_is_checked_for_the_methods_that_have_one(tiny):
+    assert generate(tiny, method="sequential", k=4, max_new_tokens=2).teacher_passes.tolist() == [2]
+    generate(tiny, method="threshold", max_new_tokens=2)
+    with pytest.raises(UserError, match="k must lie between"):
+        generate(tiny, method="marginal", k=4, max_new_tokens=2)
+    with pytest.raises(UserError, match="prompts is empty"):
+        generate(tiny, prompts=[], method="sequential")

@@ -12,7 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jointsampler import JointSampler, Teacher, UserError, generate, load_teacher
+from jointsampler import (
+    JointSampler,
+    Teacher,
+    Trajectories,
+    UserError,
+    block_kl,
+    generate,
+    load_teacher,
+)
+from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
 from tests import checkpoints, reference
 
 FAMILIES = {
@@ -351,3 +360,71 @@ def test_quantised_weights_load_behind_the_extra(tmp_path):
     ids = torch.arange(8)[None]
     a, b = (t.logits(t.hidden(ids)).softmax(-1) for t in (full, small))
     assert 0 < (a - b).abs().sum(-1).max() < 0.2
+
+
+def test_a_tokenizer_json_that_names_no_special_tokens_gets_those_of_its_class(tmp_path):
+    """As bert-base-uncased: tokenizer.json, and a tokenizer_config.json with nothing in it."""
+    from transformers import AutoTokenizer
+
+    checkpoints.write_bert(tmp_path)
+    AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    teacher = load_teacher(str(tmp_path), device="cpu")
+    assert (teacher.pad_id, teacher.bos_id, teacher.eos_id, teacher.mask_id) == (0, 2, 3, 4)
+
+
+def test_a_tokenizer_without_an_end_is_no_gpt2(tmp_path):
+    folder = tmp_path / "mdlm"
+    checkpoints.write_mdlm(folder)
+    other = tmp_path / "other"
+    other.mkdir()
+    checkpoints.byte_level([]).save(str(other / "tokenizer.json"))
+    (other / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert "names no eos_token" in sentence(str(folder), tokenizer=str(other))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "cohere"])
+def test_a_stock_class_with_more_than_a_linear_head_is_refused(tmp_path, kind):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = checkpoints.byte_level(["<mask>"])
+    size = {"vocab_size": tokenizer.get_vocab_size()}
+    shape = {"n_embd": 32, "n_layer": 1, "n_head": 2} if kind == "gpt2" else {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "intermediate_size": 32, "logit_scale": 0.5,
+    }  # fmt: skip
+    config = AutoConfig.for_model(
+        kind, **size, **shape, bos_token_id=0, eos_token_id=1, pad_token_id=2
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    edit(tmp_path, is_causal=False, mask_token_id=tokenizer.token_to_id("<mask>"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert "more than a body and a linear head" in sentence(str(tmp_path))
+
+
+def test_a_wrong_family_or_device_is_one_sentence(tmp_path):
+    checkpoints.write_dream(tmp_path)
+    for family in ("stock", "masked_lm"):
+        assert "no stock transformers class" in sentence(str(tmp_path), family=family)
+    with pytest.raises(UserError, match="No device 'gpu'"):
+        load_teacher("tiny", device="gpu")
+
+
+@pytest.mark.parametrize("name", ["dream", "mdlm", "masked_lm"])
+def test_a_bfloat16_teacher_works_with_a_float32_sampler(made, name):
+    """What a GPU has by default: every path that hands the sampler's states to the teacher's head."""
+    folder, _ = made[name]
+    teacher = load_teacher(str(folder), device="cpu", dtype="bfloat16", **options(folder))
+    sampler = JointSampler.for_teacher(teacher, seed=1)
+    for method in ("joint", "adaptive", "lossless", "klass"):
+        out = generate(teacher, sampler, ["x"], method=method, k=2, max_new_tokens=6)
+        assert (out.order >= 0).all()
+    truth = generate(teacher, None, method="sequential", num_samples=3, max_new_tokens=6)
+    assert np.isfinite(block_kl(teacher, sampler, truth, k=2).marginal.value)
+    rows = Trajectories.from_generation(truth, 0, teacher)
+    index, starts = draw_states(3, 6, 4, seed=0, step=0)
+    loss, _ = distill_step(
+        TeacherStates(teacher, rows), sampler, index, starts, DistillSettings(k_max=3), 0
+    )
+    loss.backward()
+    assert torch.isfinite(sampler.project.weight.grad).all()

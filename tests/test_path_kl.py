@@ -51,7 +51,6 @@ def test_sequential_has_none_and_marginal_at_once_has_the_total_correlation():
     [
         ("threshold", {"threshold": 0.5}),
         ("joint_factor", {"factor": 1.0}),
-        ("klass", {"kl": 0.5, "threshold": 0.5}),
         ("adaptive", {"budget": 0.5}),
     ],
 )
@@ -83,5 +82,7 @@ def test_calibration_bins_hold_every_guess_once():
 def test_a_verified_method_and_a_missing_sampler_are_refused(tiny, rows):
     with pytest.raises(UserError, match="the teacher's own law"):
         walk(tiny, None, rows, "lossless")
+    with pytest.raises(UserError, match="picks its own positions"):
+        walk(tiny, None, rows, "klass")
     with pytest.raises(UserError, match="needs a sampler"):
         walk(tiny, None, rows, "joint")

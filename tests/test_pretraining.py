@@ -49,7 +49,7 @@ def test_a_step_splits_its_tokens_between_code_and_tasks(source):
     assert len(source.step(0, 1000, [32], [20], task_share=0.0)) == 1
 
 
-def test_fill_behind_the_first_eos_weighs_nothing(source, tiny):
+def test_the_mean_is_taken_over_tokens_up_to_the_first_eos(source, tiny):
     batch = source.batch(0, 640, 64, tasks=True)
     answers = (batch.maskable & (batch.ids != tiny.eos_id)).sum().item()
     assert batch.counted == answers + len(batch.ids)  # and one eos each

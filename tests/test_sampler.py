@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from jointsampler import JointSampler, UserError, block_kl, generate
 
@@ -64,3 +65,13 @@ def test_the_config_on_disk_says_what_it_is(trained_like, tmp_path):
     trained_like.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["model_type"], config["width"], config["layers"]) == ("jointsampler", 64, 1)
+
+
+def test_a_sampler_of_an_older_version_is_refused(tmp_path, trained_like):
+    """Without an estimator ``adaptive`` would decide on noise."""
+    trained_like.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = {k: v for k, v in load_file(path).items() if not k.startswith("estimator.")}
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="does not fit this version"):
+        JointSampler.from_pretrained(tmp_path)

@@ -223,7 +223,7 @@ A masked-diffusion language model of {parameters / 1e6:.1f} M parameters: a stoc
   sha256 over training file names and contents: `{fingerprint}`.
 - **Held out** (files never trained on): {", ".join(sorted(HELD_OUT))}.
 - **Objective**: cross-entropy at masked positions weighted by 1/t, t uniform; rows of {cfg.lengths} tokens of code and
-  {cfg.task_lengths} of tasks, the eos behind an answer weighing nothing; Muon + AdamW, learning rate {cfg.lr}, linear cool-down over the last {cfg.cooldown:.0%}.
+  {cfg.task_lengths} of tasks, the mean taken over tokens up to the first eos; Muon + AdamW, learning rate {cfg.lr}, linear cool-down over the last {cfg.cooldown:.0%}.
 
 Held-out nats per masked token, by mask ratio (96 windows of 96 tokens):
 

@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import UserError
+from . import compare, generate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from . import compare, generate  # torch and transformers: seconds that --help need not wait for
-
     parser = argparse.ArgumentParser(prog="jointsampler", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (generate, compare):

@@ -6,6 +6,7 @@ import argparse
 
 import torch
 
+from ..decoding.methods import get_method
 from ..errors import UserError
 from ..sampler import EMBEDDED, JointSampler
 from ..teachers import Teacher, load_teacher
@@ -45,9 +46,9 @@ def load_models(args: argparse.Namespace) -> tuple[Teacher, JointSampler | None]
     return teacher, sampler
 
 
-def parse_settings(given: list[str]) -> dict[str, float]:
-    """``name=number`` pairs; UserError names the one that is not."""
-    settings = {}
+def parse_settings(given: list[str], method: str) -> dict[str, float]:
+    """``name=number`` pairs; UserError names the one that is not, or is none of the method's."""
+    settings: dict[str, float] = {}
     for pair in given:
         name, separator, value = pair.partition("=")
         try:
@@ -56,4 +57,5 @@ def parse_settings(given: list[str]) -> dict[str, float]:
             separator = ""
         if not separator:
             raise UserError(f"--set {pair!r} is not name=number, for example --set budget=0.1.")
+    get_method(method).check_settings(settings)
     return settings

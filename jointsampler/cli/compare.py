@@ -69,6 +69,13 @@ def run(args: argparse.Namespace) -> None:
     ]
     if not grid:
         raise UserError("None of the methods asked for can run without a sampler: give --sampler.")
+    out = None
+    if args.out:
+        out = Path(args.out).expanduser()
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be a folder: {error.strerror}.") from None
     judge_id = prepare_judge(args.judge)
     judge = None if judge_id is None else Judge(judge_id, args.device)
     protocol = Protocol(
@@ -83,9 +90,7 @@ def run(args: argparse.Namespace) -> None:
         teacher, sampler, grid, protocol, judge, lambda row: print(line(cells(row)), flush=True)
     )
     print(closing(result))
-    if args.out:
-        out = Path(args.out).expanduser()
-        out.mkdir(parents=True, exist_ok=True)
+    if out is not None:
         (out / "compare.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
         (out / "compare.svg").write_text(frontier_svg(result.rows))
         print(f"wrote {out / 'compare.json'} and {out / 'compare.svg'}")
@@ -104,7 +109,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.method,
         row.setting,
-        "0 (exact)" if row.text is None else shown(row.text.nats_per_token),
+        "0 (exact)" if row.block_ends else shown(row.text and row.text.nats_per_token),
         shown(row.tasks and row.tasks.nats_per_token),
         shown(row.nll),
         shown(row.accuracy),
@@ -124,7 +129,9 @@ def closing(result: Comparison) -> str:
             said = ", ".join(
                 f"{mine:.4f}/{theirs:.4f} at {cost:.2f}" for cost, mine, theirs in pairs
             )
-            lines.append(f"KL/token of adaptive / of joint at the same tok/cost, {kind}: {said}")
+            lines.append(
+                f"KL/token of adaptive / of joint at equal cost along the same {kind} samples: {said}"
+            )
     if result.calibration:
         pairs = ", ".join(f"{guess:.3f}/{true:.3f}" for guess, true, _ in result.calibration)
         lines.append(f"the sampler's estimate of its KL / the true one, by octile: {pairs}")

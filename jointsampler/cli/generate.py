@@ -68,10 +68,12 @@ def read_prompts(args: argparse.Namespace) -> list[Prompt] | None:
 
 
 def run(args: argparse.Namespace) -> None:
-    settings = parse_settings(args.set)
+    if args.method is not None:
+        parse_settings(args.set, args.method)  # before anything is loaded
     prompts = read_prompts(args)
     teacher, sampler = load_models(args)
     method = args.method or ("sequential" if sampler is None else "joint")
+    settings = parse_settings(args.set, method)
     call = dict(
         method=method,
         k=1 if method == "sequential" else args.k,

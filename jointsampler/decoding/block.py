@@ -8,6 +8,7 @@ branch on tensor values. What a user calls is in ``generate.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,12 +70,15 @@ def decode(
     """
     length = block_length or canvas.length
     ends = torch.tensor(teacher.end_ids, device=canvas.ids.device)
+    watcher = stop.watcher() if hasattr(stop, "watcher") else None
     for begin in range(0, canvas.length, length):
         canvas.open(begin, begin + length)
+        if not bool(canvas.unfinished().any()):
+            continue  # every row has ended
         source = cached(teacher, canvas, cache, begin, begin + length)
         _decode_open(
             source, sampler, canvas, method, stop, order, sampling, seed, on_reveal, length,
-            ends if stop_at_end else None,
+            ends if stop_at_end else None, watcher,
         )  # fmt: skip
     if stop_at_end:
         canvas.fill_tails(teacher.pad_id if teacher.eos_id is None else teacher.eos_id)
@@ -92,12 +96,12 @@ def _decode_open(
     on_reveal: Callable[[Canvas], None] | None,
     left: int,
     ends: Tensor | None,
+    watcher: Any,
 ) -> None:
     """Reveal what is open on the canvas, at most ``left`` positions a row."""
     # A block of a verified method may keep a single reveal.
     least = 1 if method.verification else stop.least
     each = torch.arange(len(canvas.rows), device=canvas.ids.device)
-    watcher = stop.watcher() if hasattr(stop, "watcher") else None
     estimates = getattr(stop, "needs_estimate", False)
     opening = has_opening = None
     while left > 0 and bool(canvas.unfinished().any()):  # once per block; a teacher pass dwarfs it
@@ -107,11 +111,18 @@ def _decode_open(
         mask = visible(teacher, canvas)
         eligible = None
         if watcher is not None:
-            eligible = watcher.eligible(teacher, canvas.response(opening), canvas.candidates, left)
+            # Positions outside the open block are watched too: they move while they wait.
+            eligible = watcher.eligible(
+                teacher, canvas.response(opening), canvas.masked, canvas.length
+            )
         hidden, scores, memory = opening, None, None
         for reveal in range(min(stop.limit, left)):
             if reveal > 0:
                 in_block = in_block & canvas.unfinished()
+                # Rules that leave a block early are asked whether any row is still in it: the answer
+                # costs less than the passes it saves. A fixed k is never asked.
+                if stop.least < stop.limit and not bool(in_block.any()):
+                    break
                 if method.uses_sampler:
                     hidden = sampler(teacher.embed(canvas.ids), hidden, mask)
                     canvas.sampler_passes += in_block

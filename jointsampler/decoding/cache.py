@@ -124,6 +124,9 @@ class BlockCausalView(_View):
         if previous is not None:
             self._past, self._before, begin = previous._past, previous._before, previous._first
         if first > begin:
+            unended = canvas.unfinished()
+            canvas.teacher_passes += unended  # over the closed block alone, and yet a pass
+            canvas.teacher_rows += unended
             closed, self._past = teacher.outputs_after(
                 self._past, canvas.ids[:, begin:first], _real(canvas)[:, :first]
             )

@@ -106,9 +106,13 @@ def encode_prompts(
     return encoded
 
 
-def check_k(k: int, max_new_tokens: int) -> None:
+def check_length(max_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
+
+
+def check_k(k: int, max_new_tokens: int) -> None:
+    check_length(max_new_tokens)
     if not 1 <= k <= max_new_tokens:
         raise UserError(
             f"k must lie between 1 and the response length max_new_tokens={max_new_tokens}, not {k}."
@@ -169,8 +173,10 @@ def generate(
     """
     chosen, policy = get_method(method), get_order(order)
     sampling = Sampling(temperature, top_p)
-    for each in [k] if isinstance(k, int) else k:
-        check_k(each, max_new_tokens)
+    check_length(max_new_tokens)
+    if chosen.has_k:
+        for each in [k] if isinstance(k, int) else k:
+            check_k(each, max_new_tokens)
     k_max = None if sampler is None else sampler.config.k_max
     stop = chosen.stop(k, max_new_tokens, rule_settings, k_max)
     check_blocks(block_length, max_new_tokens)
@@ -186,6 +192,8 @@ def generate(
         raise UserError(
             f"num_samples and batch_size must be at least 1, not {num_samples} and {batch_size}."
         )
+    if prompts is not None and not len(prompts):
+        raise UserError("prompts is empty: give at least one, or None for unconditional samples.")
     encoded = encode_prompts(teacher, prompts, max_new_tokens)
     encoded = [ids for ids in encoded for _ in range(num_samples)]
     rows = torch.arange(len(encoded)) if row_ids is None else torch.as_tensor(row_ids).long()

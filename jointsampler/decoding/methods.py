@@ -6,7 +6,7 @@ with the sampler in the inner loop: that is its ``joint_`` variant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from ..errors import UserError, unknown_name
@@ -21,6 +21,20 @@ class Method:
     uses_sampler: bool = False  # the proposal: hidden states as they are, or after sampler passes
     verification: Verification | None = None
     one_token: bool = False  # k is 1, whatever the caller's
+
+    @property
+    def has_k(self) -> bool:
+        """Whether the caller's k means anything to it."""
+        return self.rule is FixedK and not self.one_token
+
+    def check_settings(self, names: Iterable[str]) -> None:
+        """UserError for a setting that the rule does not have."""
+        known = {field.name for field in fields(self.rule)} - {"limit", "rows"}
+        for name in names:
+            if name not in known and not known:
+                raise UserError(f"Method {self.name!r} has no setting {name!r}: it has k alone.")
+            if name not in known:
+                raise unknown_name(f"setting of method {self.name!r}", name, known)
 
     def stop(
         self,
@@ -37,13 +51,8 @@ class Method:
 
         Raises UserError for a setting that the rule does not have.
         """
-        known = {field.name for field in fields(self.rule)} - {"limit", "rows"}
-        for name in settings:
-            if name not in known and not known:
-                raise UserError(f"Method {self.name!r} has no setting {name!r}: it has k alone.")
-            if name not in known:
-                raise unknown_name(f"setting of method {self.name!r}", name, known)
-        if self.rule is FixedK and not self.one_token and not isinstance(k, int):
+        self.check_settings(settings)
+        if self.has_k and not isinstance(k, int):
             return FixedK(limit=max(k), rows=tuple(k))
         limit = k if self.rule is FixedK else length
         if getattr(self.rule, "needs_estimate", False) and k_max is not None:

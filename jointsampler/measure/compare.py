@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..decoding.generate import generate
+from ..decoding.generate import check_k, generate
 from ..decoding.methods import METHODS, get_method
 from ..judges import Judge
 from ..sampler import JointSampler
@@ -71,7 +71,9 @@ class Fidelity:
 class Row:
     method: str
     setting: str
-    text: Fidelity | None  # along unconditional samples; None: a law that is the teacher's own
+    # Along unconditional samples. None for a verified method, whose law is the teacher's own, and
+    # for klass, which picks positions that no recorded trajectory picked.
+    text: Fidelity | None
     tasks: Fidelity | None  # along answers to task prompts
     nll: Estimate | None
     accuracy: Estimate | None
@@ -126,7 +128,11 @@ def compare(
         **shared,
     )
     references = {"text": Trajectories.from_generation(truth, protocol.seed + 1, teacher)}
-    cost = pass_cost(teacher, sampler, 16, protocol.max_new_tokens) if sampler is not None else None
+    cost = (
+        pass_cost(teacher, sampler, 16, protocol.max_new_tokens, protocol.order)
+        if sampler is not None
+        else None
+    )
     ratio = 0.0 if cost is None else cost.ratio
     prompts = task_prompts(protocol)
     if prompts:
@@ -140,6 +146,9 @@ def compare(
             **shared,
         )
         references["tasks"] = Trajectories.from_generation(truth, protocol.seed + 1, teacher)
+    for setting in grid:  # before the first row: the last one must not fail for its k
+        if get_method(setting.method).has_k:
+            check_k(setting.k, protocol.max_new_tokens)
     rows = []
     for setting in grid:
         method = get_method(setting.method)
@@ -148,7 +157,7 @@ def compare(
         )
         out = generate(teacher, sampler, num_samples=protocol.samples, **call)
         fidelity: dict[str, Fidelity] = {}
-        if method.verification is None:
+        if method.verification is None and not hasattr(method.rule, "watcher"):
             k_max = None if sampler is None else sampler.config.k_max
             stop = method.stop(setting.k, protocol.max_new_tokens, setting.rule, k_max)
             for name, reference in references.items():

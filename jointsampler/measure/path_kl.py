@@ -45,11 +45,15 @@ def path_kl(
 ) -> PathKL:
     """Walk ``trajectories`` with ``method`` and its ``stop`` rule; intervals over trajectories.
 
-    Raises UserError: a verified method, a method that needs a sampler without
+    Raises UserError: a verified method, one that picks its own positions (klass), one that needs a sampler without
     one, a sampler or a corpus of another teacher.
     """
     if method.verification is not None:
         raise UserError(f"Method {method.name!r} has the teacher's own law: its path KL is 0.")
+    if hasattr(stop, "watcher"):
+        raise UserError(
+            f"Method {method.name!r} picks its own positions: it has no KL along recorded ones."
+        )
     if method.uses_sampler:
         if sampler is None:
             raise UserError(f"Method {method.name!r} needs a sampler: pass one.")
@@ -95,15 +99,10 @@ def _walk(
     t = torch.zeros(batch, dtype=torch.long, device=device)
     nats = torch.zeros(batch, dtype=torch.float64, device=device)
     passes, sampled, guesses = torch.zeros_like(t), torch.zeros_like(t), []
-    watcher = stop.watcher() if hasattr(stop, "watcher") else None
     while bool((t < length).any()):
         in_block = t < length
         passes += in_block
         opening = hidden = teacher.hidden(paths.state(t), paths.attention_mask)
-        eligible = None
-        if watcher is not None:
-            masked = paths.rank >= t[:, None]
-            eligible = watcher.eligible(teacher, opening[:, paths.start :], masked, length)
         memory, made = None, torch.zeros_like(t)
         for reveal in range(min(stop.limit, length)):
             at = t + reveal
@@ -122,12 +121,7 @@ def _walk(
                 estimate = sampler.estimator(
                     hidden[each, here], opening[each, here], logits, reveal
                 )
-            candidate = Candidate(
-                logits,
-                reveal,
-                estimate,
-                None if eligible is None else eligible[each, here - paths.start],
-            )
+            candidate = Candidate(logits, reveal, estimate)
             if reveal == 0:
                 memory = stop.begin(candidate)
             else:

@@ -22,7 +22,7 @@ class Batch:
     ids: Tensor  # [B, S] int64, clean tokens
     maskable: Tensor  # [B, S] bool, False on bos and on prompts
     t: Tensor  # [B] float32 in (0, 1), the mask ratio of each row
-    counted: int  # maskable tokens up to each row's first eos: the fill behind it weighs nothing
+    counted: int  # maskable tokens up to each row's first eos: what the loss is a mean over
 
     def to(self, device: torch.device) -> Batch:
         return Batch(self.ids.to(device), self.maskable.to(device), self.t.to(device), self.counted)
@@ -73,7 +73,7 @@ class SequenceSource:
             ids[row, 0] = self.tokenizer.bos_token_id
             ids[row, 1 : 1 + len(body)] = body[: length - 1]
             maskable[row, : 1 + prefix] = False
-            counted += min(len(body) + 1, length - 1) - prefix
+            counted += max(0, min(len(body) + 1, length - 1) - prefix)
         # Stratified mask ratios: one per stratum of (0, 1], so that a batch covers them all.
         offset = rng.random()
         t = (np.arange(rows) + offset) / rows

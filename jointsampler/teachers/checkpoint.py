@@ -16,12 +16,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig, PretrainedConfig
+
 from ..errors import UserError
 
 EMBEDDED = {"tiny": "tiny"}  # name -> folder beside this file
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Weights, configuration, tokenizer, chat template: no code, no second copy in another format.
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+_HUB_FILES = [*_TOKENIZER_FILES, "*.safetensors"]
 _SAMPLE_BYTES = 1 << 16
 
 
@@ -92,21 +95,44 @@ def find_checkpoint(name_or_path: str, revision: str | None = None) -> Checkpoin
                 f"No teacher {name_or_path!r}: it is neither an embedded one "
                 f"({', '.join(EMBEDDED)}), nor a folder with a config.json, nor a hub id."
             )
-        folder = _fetch(name_or_path, revision)
+        folder = _fetch("teacher", name_or_path, revision, _HUB_FILES)
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"The hub repository {name_or_path!r} has no config.json: it is no teacher."
+            )
     return Checkpoint(name_or_path, folder, _read_json(folder / "config.json"))
 
 
-def _fetch(hub_id: str, revision: str | None) -> Path:
+def find_tokenizer(source: str) -> Checkpoint:
+    """The tokenizer files in a local folder, with or without a config.json, or of a hub id."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if not _HUB_ID.fullmatch(source):
+            raise UserError(f"teacher.tokenizer={source!r} is neither a folder nor a hub id.")
+        folder = _fetch("tokenizer", source, None, _TOKENIZER_FILES)
+    path = folder / "config.json"
+    return Checkpoint(source, folder, _read_json(path) if path.is_file() else {})
+
+
+def auto_config(checkpoint: Checkpoint) -> PretrainedConfig:
+    """The checkpoint's config.json in its own stock class; UserError where it has none."""
+    try:
+        return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UserError(
+            f"{checkpoint.folder / 'config.json'} is of no stock transformers class: {reason}"
+        ) from None
+
+
+def _fetch(what: str, hub_id: str, revision: str | None, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     except Exception as error:  # the hub client and its transports raise dozens of types
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise UserError(
-            f"No teacher {hub_id!r}: it is neither an embedded one ({', '.join(EMBEDDED)}) nor a "
+            f"No {what} {hub_id!r}: it is neither an embedded one ({', '.join(EMBEDDED)}) nor a "
             f"local folder, and the hub did not give it ({reason})"
         ) from None
-    if not (folder / "config.json").is_file():
-        raise UserError(f"The hub repository {hub_id!r} has no config.json: it is not a teacher.")
-    return folder

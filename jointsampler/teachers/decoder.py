@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
+from ..errors import UserError
 from .checkpoint import Checkpoint
 from .options import LoadOptions
 from .protocol import LayerShape, position_ids, scaled_layer
@@ -85,7 +86,8 @@ class DecoderTeacher:
         return raw, past
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.model.lm_head(hidden).float() + self._suppress
+        # A float32 sampler's states on a bfloat16 head: the head's precision is the teacher's.
+        return self.model.lm_head(hidden.to(self.model.dtype)).float() + self._suppress
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
@@ -111,6 +113,24 @@ def stock_config(config_class: type[PretrainedConfig], checkpoint: Checkpoint) -
     )
 
 
+def check_parts(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """UserError unless the class is a body ``model`` and a plain ``lm_head``, with nothing between.
+
+    Some families scale or cap their logits: half of such a model would be another model.
+    """
+    fits = hasattr(model, "model") and hasattr(model, "lm_head")
+    if fits and model.device.type != "meta":
+        ids = torch.arange(4, device=model.device)[None]
+        with torch.inference_mode():
+            parts = model.lm_head(model.model(input_ids=ids, use_cache=False).last_hidden_state)
+            fits = torch.equal(parts, model(input_ids=ids, use_cache=False).logits)
+    if not fits:
+        raise UserError(
+            f"{checkpoint.folder}: {type(model).__name__} is more than a body and a linear head "
+            "(or names them otherwise): this architecture is not supported."
+        )
+
+
 def load_decoder(
     checkpoint: Checkpoint,
     options: LoadOptions,
@@ -128,4 +148,5 @@ def load_decoder(
     ids = special_ids(checkpoint, tokenizer, trust)
     config.is_causal = False  # honoured by sdpa and eager alike, and checked after loading
     model = load_stock(model_class, checkpoint, options, config, key_mapping)
+    check_parts(model, checkpoint)
     return DecoderTeacher(model, checkpoint, tokenizer, ids, family, shifted, defaults)

@@ -81,11 +81,17 @@ def load_teacher(
     checkpoint = find_checkpoint(name, revision)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        placed = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"No device {device!r}: choose auto, cpu, cuda or cuda:N.") from None
+    if placed.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"Device {device!r} was asked for, and torch sees no CUDA device here.")
     if dtype is None or dtype == "auto":
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype)
-    options = LoadOptions(torch.device(device), dtype, attention, quantization, tokenizer)
+    options = LoadOptions(placed, dtype, attention, quantization, tokenizer)
     teacher = family_of(checkpoint, family).load(checkpoint, options)
     if device != "meta":
         check_teacher(teacher)

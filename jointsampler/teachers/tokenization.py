@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ..errors import UserError
-from .checkpoint import Checkpoint, find_checkpoint
+from .checkpoint import Checkpoint, find_tokenizer
 
 # What ends an assistant's turn in the chat templates of the families known here.
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|role_end|>")
@@ -102,20 +103,13 @@ def load_tokenizer(
             "beside it, or teacher.tokenizer must name one."
         )
     own_code = "auto_map" in where.read_json("tokenizer_config.json")
+    foreign = where.config.get("model_type") not in (None, *CONFIG_MAPPING_NAMES)
     try:
-        if "tokenizer.json" in files:
+        if not own_code and not foreign:  # the stock class knows its special tokens unasked
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if "tokenizer.json" in files or stock is None:
             return PreTrainedTokenizerFast.from_pretrained(folder)
-        if stock is not None and own_code:
-            return stock.from_pretrained(folder)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return stock.from_pretrained(folder)
     except Exception as error:  # a broken file surfaces as any of a dozen types
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"Cannot load the tokenizer in {folder}: {reason}") from None
-
-
-def find_tokenizer(source: str) -> Checkpoint:
-    """Where the tokenizer named by ``teacher.tokenizer`` is."""
-    try:
-        return find_checkpoint(source)
-    except UserError as error:
-        raise UserError(f"teacher.tokenizer={source!r}: {error}") from None

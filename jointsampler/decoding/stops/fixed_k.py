@@ -17,8 +17,9 @@ class FixedK:
     rows: tuple[int, ...] | None = None  # each row's own k, at most ``limit``; None: all the same
 
     def __post_init__(self) -> None:
-        if min(self.limit, *(self.rows or (self.limit,))) < 1:
-            raise UserError(f"k must be at least 1, not {min(self.limit, *(self.rows or ()))}.")
+        least = min((self.limit, *(self.rows or ())))
+        if least < 1:
+            raise UserError(f"k must be at least 1, not {least}.")
 
     @property
     def least(self) -> int:

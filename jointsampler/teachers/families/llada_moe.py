@@ -34,7 +34,7 @@ def matches(config: dict[str, Any]) -> bool:
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DecoderTeacher:
     stated = checkpoint.config
     for key, value in _REQUIRED.items():
-        if (stated.get(key) or value) != value:
+        if stated.get(key) is not None and stated[key] != value:
             raise UserError(
                 f"{checkpoint.folder}: {key}={stated[key]!r} is a LLaDA-MoE variant not supported here "
                 f"(only {value!r} is)."

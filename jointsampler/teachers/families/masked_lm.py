@@ -12,12 +12,12 @@ import inspect
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ...errors import UserError
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, auto_config
 from ..options import LoadOptions
 from ..protocol import LayerShape, position_ids, scaled_layer
 from ..tokenization import SpecialIds, load_tokenizer, special_ids, suppression
@@ -37,6 +37,7 @@ def matches(config: dict[str, Any]) -> bool:
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMTeacher:
+    config = auto_config(checkpoint)
     tokenizer = load_tokenizer(checkpoint, options.tokenizer)
     opens = tokenizer.cls_token_id, tokenizer.bos_token_id
     closes = tokenizer.sep_token_id, tokenizer.eos_token_id
@@ -47,7 +48,6 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMTeacher:
         bos=next((i for i in opens if i is not None), None),
         eos=next((i for i in closes if i is not None), None),
     )
-    config = AutoConfig.from_pretrained(checkpoint.folder)
     model = load_stock(AutoModelForMaskedLM, checkpoint, options, config, ignored=_OTHER_HEADS)
     return MaskedLMTeacher(model, checkpoint, tokenizer, ids)
 
@@ -124,7 +124,7 @@ class MaskedLMTeacher:
         return self.encoder(input_ids=ids, **extra)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        flat = hidden.reshape(1, -1, self.hidden_size)  # heads want [B, S, H]
+        flat = hidden.to(self.model.dtype).reshape(1, -1, self.hidden_size)  # heads want [B, S, H]
         logits = self.head(inputs_embeds=flat).logits.float() + self._suppress
         return logits.view(*hidden.shape[:-1], self.vocab_size)
 

@@ -2,12 +2,13 @@
 
 Architecture: Sahoo et al. 2024 (arXiv 2406.07524, appendix C.2), after Peebles
 and Xie 2023. No stock class exists, so the network stands here. Without time
-conditioning, which is what the published checkpoints have, the modulation of
-every block is the same at every step and is computed once, at load time.
+conditioning, which is what the published checkpoints have, every step is at
+noise level 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -45,8 +46,13 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MDLMTeacher:
     vocab = checkpoint.require("vocab_size")
     # The mask is the last id, past GPT-2's; its end of text parts documents on both sides.
     end = tokenizer.eos_token_id
+    if end is None:
+        raise UserError(
+            f"The tokenizer for {checkpoint.folder} names no eos_token: it is not GPT-2's."
+        )
     ids = special_ids(checkpoint, tokenizer, mask=vocab - 1, bos=end, eos=end, pad=end)
     network = Network(checkpoint)
+    network.attend = eager if options.attention == "eager" else F.scaled_dot_product_attention
     if options.device.type != "meta":
         _read_weights(network, checkpoint)
         network = network.to(device=options.device, dtype=options.dtype)
@@ -68,6 +74,17 @@ def _read_weights(network: Network, checkpoint: Checkpoint) -> None:
         raise UserError(f"Cannot load the weights in {checkpoint.folder}: {reason}") from None
 
 
+Attention = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+def eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention written out; q, k, v [B, heads, S, D], mask [B, 1, S, S] bool."""
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return torch.softmax(scores.float(), dim=-1).to(v.dtype) @ v
+
+
 class Block(nn.Module):
     def __init__(self, width: int, conditioning: int):
         super().__init__()
@@ -80,14 +97,20 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Linear(conditioning, 6 * width)
 
     def forward(
-        self, x: Tensor, condition: Tensor, rotary: tuple[Tensor, Tensor], heads: int, mask
+        self,
+        x: Tensor,
+        condition: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        heads: int,
+        mask: Tensor | None,
+        attend: Attention,
     ) -> Tensor:
         batch, length, width = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
         y = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = self.attn_qkv(y).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = attend(q, k, v, mask)
         x = x + gate1 * self.attn_out(y.transpose(1, 2).reshape(batch, length, width))
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
@@ -148,7 +171,7 @@ class Network(nn.Module):
         rotary = rotary_angles(positions, x.shape[-1] // self.heads, x.dtype)
         condition = self.sigma_map.at_zero()
         for block in self.blocks:
-            x = block(x, condition, rotary, self.heads, mask)
+            x = block(x, condition, rotary, self.heads, mask, self.attend)
         shift, scale = self.output_layer.adaLN_modulation(condition).chunk(2)
         return self.output_layer.norm_final(x) * (1 + scale) + shift
 
@@ -189,7 +212,8 @@ class MDLMTeacher:
         return self.model(ids, attention_mask)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.model.output_layer.linear(hidden).float() + self._suppress
+        linear = self.model.output_layer.linear
+        return linear(hidden.to(linear.weight.dtype)).float() + self._suppress
 
     def embed(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.model.vocab_embed.embedding)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, auto_config
 from ..decoder import DecoderTeacher, load_decoder
 from ..options import LoadOptions
 
@@ -24,5 +24,4 @@ def matches(config: dict[str, Any]) -> bool:
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DecoderTeacher:
-    config = AutoConfig.from_pretrained(checkpoint.folder)
-    return load_decoder(checkpoint, options, NAME, AutoModelForCausalLM, config)
+    return load_decoder(checkpoint, options, NAME, AutoModelForCausalLM, auto_config(checkpoint))
