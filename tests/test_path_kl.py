@@ -8,7 +8,7 @@ import torch
 
 from jointsampler import Trajectories, UserError, block_kl, generate
 from jointsampler.decoding.methods import get_method
-from jointsampler.measure.path_kl import calibration, path_kl
+from jointsampler.measure.path_kl import Reference, calibration, path_kl
 
 from .analytic import OracleSampler, shuffle_nats, shuffle_teacher
 
@@ -20,7 +20,8 @@ def rows(tiny, samples):
 
 def walk(teacher, sampler, rows, name, k=4, **settings):
     method = get_method(name)
-    return path_kl(teacher, sampler, rows, method, method.stop(k, rows.length, settings, 8))
+    reference = Reference(teacher, rows)
+    return path_kl(teacher, sampler, reference, method, method.stop(k, rows.length, settings, 8))
 
 
 @pytest.mark.parametrize(("method", "column"), [("marginal", 0), ("joint", 1)])
@@ -58,8 +59,9 @@ def test_every_reveal_is_counted_once_whatever_the_rule(tiny, trained_like, rows
     path = walk(tiny, trained_like, rows, method, **settings)
     assert 1 <= path.tokens_per_teacher_pass <= 16
     assert path.tokens_per_teacher_pass == pytest.approx(16 * len(rows) / path.teacher_passes.sum())
+    chosen = get_method(method)
     few = path_kl(
-        tiny, trained_like, rows, get_method(method), get_method(method).stop(4, 16, settings, 8), 5
+        tiny, trained_like, Reference(tiny, rows, 5), chosen, chosen.stop(4, 16, settings, 8)
     )
     assert few.nats_per_token.value == pytest.approx(path.nats_per_token.value, rel=1e-4)
     assert np.array_equal(few.teacher_passes, path.teacher_passes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..decoding.generate import check_k, generate
+from ..decoding.generate import Generation, check_k, generate
 from ..decoding.methods import METHODS, get_method
 from ..judges import Judge
 from ..sampler import JointSampler
@@ -23,7 +23,7 @@ from ..teachers.protocol import Teacher
 from ..trajectories import Trajectories
 from .cost import PassCost, pass_cost
 from .nll import generative_nll
-from .path_kl import calibration, path_kl
+from .path_kl import Reference, calibration, path_kl
 from .stats import Estimate, bootstrap
 
 
@@ -109,6 +109,10 @@ def task_prompts(protocol: Protocol) -> list[tuple[str, str]]:
     ]
 
 
+def reference_of(teacher: Teacher, truth: Generation, protocol: Protocol) -> Reference:
+    return Reference(teacher, Trajectories.from_generation(truth, protocol.seed + 1, teacher))
+
+
 def compare(
     teacher: Teacher,
     sampler: JointSampler | None,
@@ -127,7 +131,7 @@ def compare(
         seed=protocol.seed + 1,
         **shared,
     )
-    references = {"text": Trajectories.from_generation(truth, protocol.seed + 1, teacher)}
+    references = {"text": reference_of(teacher, truth, protocol)}
     cost = (
         pass_cost(teacher, sampler, 16, protocol.max_new_tokens, protocol.order)
         if sampler is not None
@@ -145,7 +149,7 @@ def compare(
             seed=protocol.seed + 1,
             **shared,
         )
-        references["tasks"] = Trajectories.from_generation(truth, protocol.seed + 1, teacher)
+        references["tasks"] = reference_of(teacher, truth, protocol)
     for setting in grid:  # before the first row: the last one must not fail for its k
         if get_method(setting.method).has_k:
             check_k(setting.k, protocol.max_new_tokens)
@@ -163,7 +167,7 @@ def compare(
             for name, reference in references.items():
                 path = path_kl(teacher, sampler, reference, method, stop)
                 spent = path.teacher_passes.sum() + ratio * path.sampler_passes.sum()
-                made = reference.length * len(reference)
+                made = reference.trajectories.tokens.numel()
                 fidelity[name] = Fidelity(path.nats_per_token, float(made / spent))
         accuracy = None
         if prompts:

@@ -34,19 +34,47 @@ class PathKL:
     guesses: np.ndarray  # [m, 2]: the sampler's estimates and the true KLs, nats; m = 0 without
 
 
+class Reference:
+    """Trajectories with the teacher's states at each next position, computed once for many walks."""
+
+    def __init__(self, teacher: Teacher, trajectories: Trajectories, batch_size: int = 128):
+        trajectories.check_teacher(teacher)
+        self.trajectories = trajectories
+        self.parts = [
+            (rows, _states(teacher, rows))
+            for rows in (
+                trajectories.select(part)
+                for part in torch.arange(len(trajectories)).split(batch_size)
+            )
+        ]
+
+
+@torch.inference_mode()
+def _states(teacher: Teacher, rows: Trajectories) -> Tensor:
+    """[L, B, H]: the teacher's state at the position revealed next, before each reveal."""
+    paths = Paths.of(rows, teacher)
+    batch, length = paths.order.shape
+    each = torch.arange(batch, device=teacher.device)
+    states = []
+    for step in range(length):
+        t = torch.full((batch,), step, device=teacher.device)
+        hidden = teacher.hidden(paths.state(t), paths.attention_mask)
+        states.append(hidden[each, paths.start + paths.order[:, step]])
+    return torch.stack(states)
+
+
 @torch.inference_mode()
 def path_kl(
     teacher: Teacher,
     sampler: JointSampler | None,
-    trajectories: Trajectories,
+    reference: Reference,
     method: Method,
     stop: StopRule,
-    batch_size: int = 128,
 ) -> PathKL:
-    """Walk ``trajectories`` with ``method`` and its ``stop`` rule; intervals over trajectories.
+    """Walk the trajectories of ``reference`` with ``method`` and its ``stop`` rule; intervals over trajectories.
 
     Raises UserError: a verified method, one that picks its own positions (klass), one that needs a sampler without
-    one, a sampler or a corpus of another teacher.
+    one, a sampler of another teacher.
     """
     if method.verification is not None:
         raise UserError(f"Method {method.name!r} has the teacher's own law: its path KL is 0.")
@@ -58,14 +86,10 @@ def path_kl(
         if sampler is None:
             raise UserError(f"Method {method.name!r} needs a sampler: pass one.")
         sampler.check_teacher(teacher)
-    trajectories.check_teacher(teacher)
-    walks = [
-        _walk(teacher, sampler, trajectories.select(part), method, stop)
-        for part in torch.arange(len(trajectories)).split(batch_size)
-    ]
+    walks = [_walk(teacher, sampler, rows, truth, method, stop) for rows, truth in reference.parts]
     nats, passes, sampled = (torch.cat([walk[i] for walk in walks]).cpu().numpy() for i in range(3))
     guesses = torch.cat([walk[3] for walk in walks]).cpu().numpy()
-    length = trajectories.length
+    length = reference.trajectories.length
     return PathKL(
         bootstrap(lambda mean: mean[..., 0], nats[:, None] / length),
         length * len(nats) / float(passes.sum()),
@@ -79,6 +103,7 @@ def _walk(
     teacher: Teacher,
     sampler: JointSampler | None,
     rows: Trajectories,
+    truth: Tensor,
     method: Method,
     stop: StopRule,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -91,11 +116,6 @@ def _walk(
     def column(t: Tensor) -> Tensor:
         return paths.start + paths.order[each, t.clamp_max(length - 1)]
 
-    # The teacher's states at each next position: [L, B, H].
-    steps = (torch.full((batch,), t, device=device) for t in range(length))
-    truth = torch.stack(
-        [teacher.hidden(paths.state(t), paths.attention_mask)[each, column(t)] for t in steps]
-    )
     t = torch.zeros(batch, dtype=torch.long, device=device)
     nats = torch.zeros(batch, dtype=torch.float64, device=device)
     passes, sampled, guesses = torch.zeros_like(t), torch.zeros_like(t), []
