@@ -25,6 +25,14 @@ def independent():
     return TableTeacher(table, 3), torch.tensor(laws)
 
 
+def blocks_of(out):
+    """Positions revealed by each teacher pass of the first row, as a list of lists."""
+    blocks = [[] for _ in range(int(out.block.max()) + 1)]
+    for position, block in zip(out.order[0].tolist(), out.block[0].tolist(), strict=True):
+        blocks[block].append(position)
+    return blocks
+
+
 def passes(teacher, method, **settings):
     """Positions revealed by each teacher pass, as a list of lists."""
     out = generate(
@@ -36,10 +44,7 @@ def passes(teacher, method, **settings):
         order="confidence",
         **settings,
     )
-    blocks = [[] for _ in range(int(out.block.max()) + 1)]
-    for position, block in zip(out.order[0].tolist(), out.block[0].tolist(), strict=True):
-        blocks[block].append(position)
-    return blocks
+    return blocks_of(out)
 
 
 @pytest.mark.parametrize("prefix", ["", "joint_"])
@@ -132,10 +137,7 @@ def passes_of(teacher, **settings):
     out = generate(
         teacher, method="klass", k=1, max_new_tokens=3, order="confidence", seed=1, **settings
     )
-    blocks = [[] for _ in range(int(out.block.max()) + 1)]
-    for position, block in zip(out.order[0].tolist(), out.block[0].tolist(), strict=True):
-        blocks[block].append(position)
-    return blocks
+    return blocks_of(out)
 
 
 def test_klass_puts_eligible_positions_before_surer_ones_that_still_move():
@@ -168,10 +170,7 @@ def test_adaptive_ends_a_block_before_the_token_that_would_pass_the_budget(
         k=1,
         order="confidence",
     )
-    blocks = [[] for _ in range(int(out.block.max()) + 1)]
-    for position, block in zip(out.order[0].tolist(), out.block[0].tolist(), strict=True):
-        blocks[block].append(position)
-    assert blocks == expected
+    assert blocks_of(out) == expected
     # A refused token has cost its sampler pass.
     refused = {0.0: 3, 0.5: 3, 9.0: 3}[budget]
     assert out.sampler_passes.tolist() == [refused]
