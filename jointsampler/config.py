@@ -30,6 +30,9 @@ class RunConfig(Section):
 
     seed: int = 0
     threads: int = Field(0, ge=0, description="torch threads of pretrain; 0 leaves torch's own")
+    storage: str | None = Field(
+        None, description="of corpus and checkpoints: a folder or s3://, gs:// URI; default: OUT"
+    )
     experiment: str = "jointsampler"
     mlflow_uri: str | None = Field(
         None, description="default: $MLFLOW_TRACKING_URI, else OUT/mlflow.db"

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from . import storage
 from .decoding.canvas import left_pad
 from .decoding.generate import Generation
 from .errors import UserError
+from .storage import Location
 from .teachers.protocol import Teacher
 
 SCHEMA = pa.schema(
@@ -139,8 +140,8 @@ class Paths:
         return torch.cat([self.ids[:, : self.start], response], dim=1)
 
 
-def write_parquet(rows: Trajectories, path: Path) -> None:
-    """One file, atomically: it appears under its name only when complete."""
+def encode(rows: Trajectories) -> bytes:
+    """The rows as one Parquet file; the same rows give the same bytes."""
     n = len(rows)
     table = pa.table(
         {
@@ -153,37 +154,57 @@ def write_parquet(rows: Trajectories, path: Path) -> None:
         },
         schema=SCHEMA,
     )
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
 
 
-def read_parquet(paths: Sequence[Path]) -> Trajectories:
-    """All rows of the files, sorted by row id.
+def write_parquet(rows: Trajectories, location: Location) -> None:
+    """One file, atomically: it appears under its name only when complete."""
+    storage.write(location, encode(rows))
+
+
+def read_parquet(locations: Sequence[Location]) -> Trajectories:
+    """All rows of the files, sorted by row id; see :func:`decode` for what is refused."""
+    files = []
+    for location in locations:
+        try:
+            files.append((location, storage.read(location)))
+        except OSError as error:
+            raise _unreadable(location, error) from None
+    return decode(files)
+
+
+def _unreadable(location: Location, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(
+        f"Corpus file {storage.shown(location)} is unreadable or truncated ({reason}): run the corpus "
+        "stage again, which makes it anew."
+    )
+
+
+def decode(files: Sequence[tuple[Location, bytes]]) -> Trajectories:
+    """All rows of the (location, content) pairs, sorted by row id.
 
     Raises UserError naming the file: unreadable or truncated, another schema,
     an order that is no permutation, several lengths, seeds or teachers, a row twice.
     """
-    if not paths:
+    if not files:
         raise UserError("No corpus files to read: run the corpus stage first.")
     tables = []
-    for path in paths:
+    for location, data in files:
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(pa.BufferReader(data))
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"Corpus file {path} is unreadable or truncated ({reason}): delete it and run the "
-                "corpus stage again, which makes it anew."
-            ) from None
+            raise _unreadable(location, error) from None
         if table.schema.names != SCHEMA.names:
             raise UserError(
-                f"Corpus file {path} has columns {table.schema.names}, not {SCHEMA.names}: "
-                "it was not written by the corpus stage."
+                f"Corpus file {storage.shown(location)} has columns {table.schema.names}, not "
+                f"{SCHEMA.names}: it was not written by the corpus stage."
             )
         tables.append(table.cast(SCHEMA))
     data = pa.concat_tables(tables).sort_by("row_id").to_pydict()
-    where = f"{paths[0].parent} ({len(paths)} files)"
+    where = f"{storage.shown(files[0][0]).rpartition('/')[0]} ({len(files)} files)"
     tokens, order = data["tokens"], data["order"]
     length = len(tokens[0])
     expected = list(range(length))

@@ -27,8 +27,9 @@ def test_a_named_number_of_workers_that_does_not_fit_is_refused():
 
 def test_a_corpus_of_other_settings_is_kept_and_named(tmp_path):
     plans = [corpus.plan(load_config(None, [f"run.seed={seed}"]), tmp_path) for seed in (0, 1)]
-    plans[0].folder.mkdir()
-    plans[0].files[0].write_bytes(b"rows")
+    corpus.claim(plans[0])
+    shard = plans[0].folder / plans[0].name(0)
+    shard.write_bytes(b"rows")
     with pytest.raises(UserError, match="holds a corpus of other settings"):
         corpus.run(plans[1])
-    assert plans[0].files[0].read_bytes() == b"rows"
+    assert shard.read_bytes() == b"rows"

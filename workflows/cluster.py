@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import ray
+
+from jointsampler.errors import UserError
+
+T = TypeVar("T")
 
 
 def connect() -> None:
@@ -44,3 +50,16 @@ def pool(wanted: int) -> Pool:
         return Pool(wanted or gpus, 1, 1)
     size = wanted or max(1, cpus)
     return Pool(size, 0, 1)
+
+
+def told(rows: Iterator[T]) -> Iterator[T]:
+    """The rows of a Ray Data execution; a UserError raised in an actor arrives as itself."""
+    try:
+        yield from rows
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ray.exceptions.RayTaskError) and isinstance(cause.cause, UserError):
+                raise cause.cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise

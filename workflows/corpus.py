@@ -2,9 +2,11 @@
 
     python workflows/corpus.py --config workflows/configs/quickstart.yaml --out DIR
 
-The unit of work is a file: an actor samples its rows and writes it under its
-final name only when complete, so a run that was cut off goes on with the files
-that are missing. A row depends on (seed, row id) and the settings alone.
+The unit of work is a shard: an actor samples its rows and the file appears under
+its name only when complete, so a run that was cut off loses at most the shard
+that each actor had in hand and goes on with the missing ones. A row depends on
+(seed, row id) and the settings alone, so every row is there exactly once,
+whatever happened. ``jointsampler verify-corpus FOLDER`` checks it.
 """
 
 from __future__ import annotations
@@ -20,25 +22,40 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
 
-from jointsampler import Trajectories, generate
+from jointsampler import Trajectories, generate, storage
 from jointsampler.config import Config, CorpusConfig, TeacherConfig
-from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
+from jointsampler.corpus_manifest import (
+    NAME,
+    CorpusManifest,
+    Shard,
+    damaged,
+    describe,
+    read_manifest,
+    verify_corpus,
+    write_manifest,
+)
+from jointsampler.decoding.generate import Generation, Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
+from jointsampler.memory import largest_fitting
+from jointsampler.storage import Location
 from jointsampler.tasks import TASKS, examples
-from jointsampler.trajectories import read_parquet, write_parquet
+from jointsampler.trajectories import decode, encode
 from workflows import cluster, entry, teachers
-from workflows.stage import Progress, digest, run_once, write_json
+from workflows.stage import Progress, digest, run_once
 
-SETTINGS = "settings.json"  # beside the files: the key that they were made with
+SETTINGS = "settings.json"  # beside the shards from the start: the key that they are made with
+DECODING = {"max_new_tokens", "temperature", "top_p", "order", "prompts", "prompted", "chat"}
 
 
 @dataclass(frozen=True)
 class CorpusPlan:
     out: Path
+    storage: Location  # the shards' home is a folder in it
     teacher: TeacherConfig
     fingerprint: str
+    hidden_size: int
     seed: int
     settings: CorpusConfig
     prompts: tuple[Prompt, ...] | None  # one per row
@@ -46,26 +63,34 @@ class CorpusPlan:
     stage = "corpus"
 
     @property
-    def folder(self) -> Path:
-        return self.out / "corpus"
+    def folder(self) -> Location:
+        return storage.join(self.storage, "corpus")
 
     @property
     def rows(self) -> int:
         return self.settings.rows + self.settings.held_out
 
     @property
-    def files(self) -> list[Path]:
-        count = -(-self.rows // self.settings.rows_per_file)
-        return [self.folder / f"part-{index:05d}.parquet" for index in range(count)]
+    def shards(self) -> int:
+        return -(-self.rows // self.settings.rows_per_file)
 
     @property
     def key(self) -> str:
         settings = self.settings.model_dump(exclude={"actors", "prompts"})
         return digest(self.fingerprint, self.teacher.identity(), self.seed, settings, self.prompts)
 
-    @property
-    def outputs(self) -> list[Path]:
-        return self.files
+    def intact(self) -> bool:
+        try:
+            manifest = read_manifest(self.folder)
+        except UserError:
+            return False
+        return manifest.key == self.key and not damaged(self.folder, manifest.shards)
+
+    def name(self, index: int) -> str:
+        return f"part-{index:05d}.parquet"
+
+    def index(self, name: str) -> int:
+        return int(name[5:10])
 
     def row_ids(self, index: int) -> range:
         size = self.settings.rows_per_file
@@ -119,6 +144,14 @@ def thin_out(prompts: tuple[Prompt, ...], share: float, seed: int) -> tuple[Prom
     )
 
 
+def home(config: Config, out: Path) -> Location:
+    """Where corpus and training checkpoints live: ``run.storage``, else the out folder."""
+    named = config.run.storage
+    if named is None or storage.is_remote(named):
+        return named or out
+    return entry.out_folder(named, "run.storage")
+
+
 def plan(config: Config, out: Path) -> CorpusPlan:
     """The corpus to be made; every user error that can be found is found here."""
     settings = config.corpus
@@ -143,21 +176,35 @@ def plan(config: Config, out: Path) -> CorpusPlan:
             "corpus.chat=true needs prompts to put into the template: set corpus.prompts."
         )
     encode_prompts(teacher, prompts, settings.max_new_tokens)
-    return CorpusPlan(out, config.teacher, teacher.fingerprint, config.run.seed, settings, prompts)
+    return CorpusPlan(
+        out,
+        home(config, out),
+        config.teacher,
+        teacher.fingerprint,
+        teacher.hidden_size,
+        config.run.seed,
+        settings,
+        prompts,
+    )
 
 
 class TeacherActor:
-    """One teacher; samples the rows of a file and writes it."""
+    """One teacher; samples the rows of a shard and writes it."""
 
     def __init__(self, plan: CorpusPlan):
         self.plan, self.teacher = plan, teachers.load(plan.teacher)
+        self.batch = plan.settings.rows_per_file  # until it does not fit into memory
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        counts, seconds = [], []
-        for index in batch["index"].tolist():
-            plan, settings = self.plan, self.plan.settings
-            ids = plan.row_ids(index)
-            generation = generate(
+        made = [self.make(index) for index in batch["index"].tolist()]
+        return {"shard": [json.dumps(shard.model_dump()) for shard, _ in made],
+                "seconds": [seconds for _, seconds in made]}  # fmt: skip
+
+    def make(self, index: int) -> tuple[Shard, float]:
+        plan, settings, ids = self.plan, self.plan.settings, self.plan.row_ids(index)
+
+        def sample(batch_size: int) -> Generation:
+            return generate(
                 self.teacher,
                 prompts=None if plan.prompts is None else [plan.prompts[i] for i in ids],
                 method="sequential",
@@ -168,31 +215,72 @@ class TeacherActor:
                 top_p=settings.top_p,
                 order=settings.order,
                 seed=plan.seed,
-                batch_size=len(ids),
+                batch_size=batch_size,
                 row_ids=ids,
             )
+
+        try:
+            generation, self.batch = largest_fitting(sample, self.batch)
             rows = Trajectories.from_generation(generation, plan.seed, self.teacher)
-            write_parquet(rows, plan.files[index])
-            counts.append(len(ids))
-            seconds.append(generation.seconds)
-        return {"index": batch["index"], "rows": counts, "seconds": seconds}
+            data = encode(rows)
+            storage.write(storage.join(plan.folder, plan.name(index)), data)
+        except Exception as error:
+            raise UserError(
+                f"Corpus rows {ids[0]} to {ids[-1]} ({plan.name(index)}) could not be made: {error}"
+            ) from error
+        return describe(plan.name(index), data, ids), generation.seconds
+
+
+def claim(plan: CorpusPlan) -> None:
+    """Make the folder this plan's own; UserError where another's corpus is in it."""
+    storage.make_folder(plan.folder)
+    settings = storage.join(plan.folder, SETTINGS)
+    present = storage.names(plan.folder)
+    if SETTINGS in present and json.loads(storage.read(settings))["key"] == plan.key:
+        return
+    if any(name.endswith(".parquet") for name in present):  # may have cost days: never deleted here
+        raise UserError(
+            f"{storage.shown(plan.folder)} holds a corpus of other settings: give another --out, or "
+            "delete that folder if it is no longer wanted."
+        )
+    text = json.dumps({"key": plan.key, **plan.settings.model_dump()}, indent=1)
+    storage.write(settings, text.encode())
+
+
+def found(plan: CorpusPlan) -> dict[int, Shard]:
+    """The shards that an earlier run left behind and that are what they should be, by index."""
+    present, shards = storage.names(plan.folder), {}
+    known = {}
+    if NAME in present:
+        known = {shard.name: shard for shard in read_manifest(plan.folder).shards}
+    for index in range(plan.shards):
+        name = plan.name(index)
+        if name not in present:
+            continue
+        data = storage.read(storage.join(plan.folder, name))
+        shard = describe(name, data, plan.row_ids(index))
+        try:
+            rows = decode([(name, data)])
+            whole = rows.row_ids.tolist() == list(plan.row_ids(index))
+            whole &= (rows.seed, rows.teacher) == (plan.seed, plan.fingerprint)
+            whole &= known.get(name, shard) == shard
+        except UserError:
+            whole = False
+        if whole:
+            shards[index] = shard
+        else:
+            print(f"corpus: {name} is damaged and will be made again", flush=True)
+    return shards
 
 
 def run(plan: CorpusPlan) -> dict[str, Any]:
-    """Make the missing files, check the whole, and say what there is."""
-    plan.folder.mkdir(exist_ok=True)
-    settings = plan.folder / SETTINGS
-    if not settings.exists() or json.loads(settings.read_text())["key"] != plan.key:
-        if any(plan.folder.glob("*.parquet")):  # may have cost days: never deleted here
-            raise UserError(
-                f"{plan.folder} holds a corpus of other settings: give another --out, or delete that "
-                "folder if it is no longer wanted."
-            )
-        write_json(settings, {"key": plan.key, **plan.settings.model_dump()})
-    missing = [index for index, path in enumerate(plan.files) if not path.exists()]
+    """Make the missing shards, check the whole, and say what there is."""
+    claim(plan)
+    shards = found(plan)
+    missing = [index for index in range(plan.shards) if index not in shards]
     progress = Progress("corpus", plan.rows, "rows")
-    progress.advance(plan.rows - sum(len(plan.row_ids(index)) for index in missing))
-    seconds = 0.0
+    progress.skip(sum(shard.rows for shard in shards.values()))
+    reused, seconds = len(shards), 0.0
     if missing:
         pool = cluster.pool(plan.settings.actors)
         items = ray.data.from_items(
@@ -205,21 +293,35 @@ def run(plan: CorpusPlan) -> dict[str, Any]:
             compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(missing))),
             **pool.resources,
         )
-        for row in done.iter_rows():
-            progress.advance(row["rows"])
+        for row in cluster.told(done.iter_rows()):
+            shard = Shard.model_validate_json(row["shard"])
+            shards[plan.index(shard.name)] = shard
+            progress.advance(shard.rows)
             seconds += row["seconds"]
-    rows = read_parquet(plan.files)
-    if len(rows) != plan.rows:
-        raise UserError(
-            f"The corpus in {plan.folder} has {len(rows)} rows, not {plan.rows}: delete the folder and "
-            "run the corpus stage again."
-        )
-    size = sum(path.stat().st_size for path in plan.files)
+    manifest = CorpusManifest(
+        key=plan.key,
+        teacher=plan.teacher.name,
+        fingerprint=plan.fingerprint,
+        seed=plan.seed,
+        rows=plan.settings.rows,
+        held_out=plan.settings.held_out,
+        settings=plan.settings.model_dump(include=DECODING),
+        state_bytes=2 * plan.settings.max_new_tokens * plan.hidden_size,
+        shards=[shards[index] for index in sorted(shards)],
+    )
+    write_manifest(plan.folder, manifest)
+    verify_corpus(plan.folder)
+    print(
+        f"corpus: {plan.rows} rows, each once, in {plan.shards} shards, {reused} of them from an "
+        f"earlier run; 1/{1 / manifest.share_of_all_states:.0f} of the bytes of all states",
+        flush=True,
+    )
     return {
         "rows": plan.settings.rows,
         "held_out": plan.settings.held_out,
-        "files": len(plan.files),
-        "bytes": size,
+        "shards": plan.shards,
+        "reused": reused,
+        "bytes": manifest.bytes,
         "actor_seconds": round(seconds, 2),
     }
 

@@ -13,8 +13,8 @@ from jointsampler.config import Config, load_config
 from jointsampler.errors import UserError
 
 
-def out_folder(given: str) -> Path:
-    """The absolute, writable folder that ``--out`` names, created if need be.
+def out_folder(given: str, name: str = "--out") -> Path:
+    """The absolute, writable folder that option ``name`` gives, created if need be.
 
     Raises UserError: relative inside a submitted job (whose working directory is
     a copy that Ray throws away), not a folder, not writable.
@@ -22,7 +22,7 @@ def out_folder(given: str) -> Path:
     path = Path(given).expanduser()
     if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
-            f"--out {given!r} is relative, and a submitted job runs in a copy of the repository that "
+            f"{name} {given!r} is relative, and a submitted job runs in a copy of the repository that "
             "Ray deletes: give an absolute path."
         )
     path = path.absolute()
@@ -31,7 +31,7 @@ def out_folder(given: str) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(f"--out {path} is not a writable folder: {error.strerror}.") from None
+        raise UserError(f"{name} {path} is not a writable folder: {error.strerror}.") from None
     return path
 
 

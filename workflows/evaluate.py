@@ -29,6 +29,7 @@ import torch
 
 from jointsampler import JointSampler, block_kl, generate
 from jointsampler.config import Config, EvaluateConfig
+from jointsampler.corpus_manifest import split_corpus, verify_corpus
 from jointsampler.decoding.generate import check_k, prompt_text
 from jointsampler.decoding.methods import get_method
 from jointsampler.judges import Judge, Scores, prepare_judge
@@ -46,7 +47,6 @@ from jointsampler.report.results import (
     SamplerCard,
     TeacherCard,
 )
-from jointsampler.trajectories import read_parquet
 from workflows import cluster, entry, teachers, train
 from workflows.stage import Progress, digest, require, run_once, write_json
 from workflows.tracking import Tracker, open_run
@@ -73,9 +73,8 @@ class EvaluatePlan:
     def key(self) -> str:
         return digest(self.train.key, self.settings.model_dump(exclude={"actors"}))
 
-    @property
-    def outputs(self) -> list[Path]:
-        return [self.results]
+    def intact(self) -> bool:
+        return self.results.exists()
 
     def items(self) -> list[dict[str, Any]]:
         """Units of work, the long ones first."""
@@ -119,9 +118,7 @@ class EvaluationActor:
         self.teacher = teachers.load(plan.train.corpus.teacher)
         self.sampler = JointSampler.from_pretrained(plan.train.folder).to(self.teacher.device)
         self.judge = None if plan.judge is None else Judge(plan.judge)
-        trajectories = read_parquet(plan.train.corpus.files)
-        n = plan.train.corpus.settings.rows
-        self.held_out = trajectories.select(range(n, len(trajectories)))
+        self.held_out = split_corpus(plan.train.corpus.folder)[1]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
         items = [
@@ -282,7 +279,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     teacher = teachers.load(corpus.teacher)
     sampler = JointSampler.from_pretrained(plan.train.folder).to(teacher.device)
     sampler.check_teacher(teacher)
-    read_parquet(corpus.files)  # a damaged file is named here, not in a worker's traceback
+    verify_corpus(corpus.folder)  # a damaged file is named here, not in a worker's traceback
     work = plan.items()
     pool = cluster.pool(plan.settings.actors)
     # On the driver, before the actors take the cores.

@@ -35,9 +35,8 @@ class ReportPlan:
     def key(self) -> str:
         return digest(self.evaluate.key)
 
-    @property
-    def outputs(self) -> list[Path]:
-        return [self.page]
+    def intact(self) -> bool:
+        return self.page.exists()
 
 
 def plan(config: Config, out: Path) -> ReportPlan:

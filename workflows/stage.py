@@ -34,9 +34,8 @@ class Plan(Protocol):
     def key(self) -> str:
         """A digest of everything that decides the stage's outputs."""
 
-    @property
-    def outputs(self) -> list[Path]:
-        """What must exist for the stage to count as done."""
+    def intact(self) -> bool:
+        """Whether what the stage left behind is still there, whole."""
 
 
 def digest(*parts: Any) -> str:
@@ -67,7 +66,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
 def finished(plan: Plan) -> dict[str, Any] | None:
     """The results of ``plan`` if it has already run with the same inputs, else None."""
     entry = read_manifest(plan.out)["stages"].get(plan.stage)
-    if entry and entry["key"] == plan.key and all(path.exists() for path in plan.outputs):
+    if entry and entry["key"] == plan.key and plan.intact():
         return entry["results"]
     return None
 
@@ -109,17 +108,23 @@ class Progress:
 
     def __init__(self, stage: str, total: int, unit: str, every_s: float = 5.0):
         self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
-        self.done, self.begin, self.shown = 0, time.monotonic(), time.monotonic()
+        self.done, self.skipped = 0, 0
+        self.begin = self.shown = time.monotonic()
+
+    def skip(self, count: int) -> None:
+        """What an earlier run has done: it counts, but not as this run's rate."""
+        self.skipped += count
 
     def advance(self, count: int) -> None:
         self.done += count
         now = time.monotonic()
-        if now - self.shown < self.every_s and self.done < self.total:
+        done = self.skipped + self.done
+        if now - self.shown < self.every_s and done < self.total:
             return
         self.shown = now
         rate = self.done / max(now - self.begin, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
+        left = (self.total - done) / max(rate, 1e-9)
         print(
-            f"{self.stage}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left:.0f} s left",
+            f"{self.stage}: {done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left:.0f} s left",
             flush=True,
         )

@@ -38,10 +38,10 @@ from ray.train.torch import TorchTrainer
 
 from jointsampler import JointSampler, block_kl
 from jointsampler.config import Config, SamplerConfig, TrainConfig
+from jointsampler.corpus_manifest import split_corpus, verify_corpus
 from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
 from jointsampler.errors import UserError
 from jointsampler.measure.block_kl import summarize
-from jointsampler.trajectories import read_parquet
 from workflows import cluster, corpus, entry, teachers
 from workflows.stage import digest, require, run_once
 from workflows.tracking import TrainReporter, open_run
@@ -71,9 +71,10 @@ class TrainPlan:
         settings = self.settings.model_dump(exclude={"report_every", "max_failures"})
         return digest(self.corpus.key, self.sampler.model_dump(), settings, self.seed)
 
-    @property
-    def outputs(self) -> list[Path]:
-        return [self.folder / "config.json", self.folder / "model.safetensors"]
+    def intact(self) -> bool:
+        return all(
+            (self.folder / name).is_file() for name in ("config.json", "model.safetensors")
+        )
 
 
 def plan(config: Config, out: Path) -> TrainPlan:
@@ -182,10 +183,9 @@ def train_loop(plan: TrainPlan) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     teacher = teachers.load(plan.corpus.teacher, str(device))
-    trajectories = read_parquet(plan.corpus.files)
+    trajectories, held_out = split_corpus(plan.corpus.folder)
     trajectories.check_teacher(teacher)
-    n = plan.corpus.settings.rows
-    held_out = trajectories.select(range(n, len(trajectories)))
+    n = len(trajectories)
     sampler = JointSampler.for_teacher(
         teacher, plan.sampler.width, plan.sampler.layers, seed=plan.seed, k_max=settings.k_max
     ).train()
@@ -274,7 +274,7 @@ def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:
 
 def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
     """Train to the end, from the last checkpoint if there is one, and put the sampler in its place."""
-    read_parquet(plan.corpus.files)  # a damaged file is named here, not in a worker's traceback
+    verify_corpus(plan.corpus.folder)  # a damaged file is named here, not in a worker's traceback
     pool = fitting_pool(cluster.pool(plan.settings.workers), plan.settings)
     begin = time.monotonic()
     on_gpu = pool.gpus > 0

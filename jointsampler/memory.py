@@ -1,0 +1,32 @@
+"""The largest batch that fits: halve until the device has room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from .errors import UserError
+
+T = TypeVar("T")
+
+
+def largest_fitting(run: Callable[[int], T], batch_size: int) -> tuple[T, int]:
+    """(``run(size)``, size) of the first size of batch_size, half of it, ... that does not run out of memory.
+
+    What ``run`` returns must not depend on the size, which holds for everything
+    seeded by row. Raises UserError where a batch of one does not fit.
+    """
+    while True:
+        try:
+            return run(batch_size), batch_size
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise UserError(
+                    "One sequence alone does not fit into the device's memory: shorten it "
+                    "(max_new_tokens), quantise the teacher, or take a larger device."
+                ) from None
+        batch_size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
