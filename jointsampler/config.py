@@ -61,6 +61,9 @@ class TeacherConfig(Section):
 class SamplerConfig(Section):
     width: PositiveInt | None = Field(None, description="default: the teacher's hidden size")
     layers: PositiveInt = 1
+    features: int = Field(
+        0, ge=0, description="intermediate teacher layers that it reads, evenly spaced"
+    )
 
 
 class CorpusConfig(Section):
@@ -88,6 +91,12 @@ class TrainConfig(Section):
 
     steps: PositiveInt = 400
     batch_size: PositiveInt = Field(32, description="trajectories per step, over all workers")
+    accumulate: PositiveInt = Field(1, description="parts that a worker's share of it is cut into")
+    objective: Literal["forward_kl", "reverse_kl", "mixed_kl", "hard_labels"] = "forward_kl"
+    hidden_weight: float = Field(
+        0, ge=0, description="of the hidden states' relative squared error, beside the objective"
+    )
+    warm_start: str | None = Field(None, description="folder of a sampler of the same shape")
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: AdamW for the norms")
     lr: float = Field(2e-3, gt=0, description="of AdamW")
     muon_lr: float = Field(0.015, gt=0)
@@ -96,7 +105,10 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0, description="largest gradient norm; adamw only")
     k_max: int = Field(8, ge=2)
-    depth_decay: float = Field(0.5, gt=0, le=1)
+    depth_decay: float = Field(0.5, gt=0, le=1, description="softmax(decay ** depth) weighs depths")
+    deeper: float = Field(
+        1.0, gt=0, le=1, description="chance of unrolling one depth more; 1: always to k_max"
+    )
     near: PositiveInt = Field(2, description="positions revealed next that enter the loss")
     far: int = Field(4, ge=0, description="random other masked positions that do")
     near_share: Share = Field(0.9, description="the near positions' share of the loss")
@@ -106,8 +118,14 @@ class TrainConfig(Section):
     workers: int = Field(0, ge=0, description="0 takes every GPU, or every CPU")
     report_every: PositiveInt = 10
     validate_every: PositiveInt = 100
-    validate_k: list[Annotated[int, Field(ge=2)]] = [4]
+    validate_k: list[Annotated[int, Field(ge=2)]] = Field(
+        [4], description="captured dependency there, on average, picks the checkpoint that is kept"
+    )
     validate_rows: PositiveInt = 32
+    patience: int = Field(
+        0, ge=0, description="validations without a better one before it stops; 0: never"
+    )
+    ema: float = Field(0, ge=0, lt=1, description="decay of averaged weights; 0: none")
     save_every: PositiveInt = 100
     max_failures: int = Field(2, ge=0)
 

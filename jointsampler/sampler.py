@@ -2,13 +2,15 @@
 
 Given the embedding of the canvas after a reveal and the previous hidden states
 it predicts the next hidden states, which the *teacher's own* frozen LM head
-reads (arXiv 2509.22738, section 3). The output projection starts at zero, so an
-untrained sampler is exactly the marginal model. How it is trained is left to
-``distill/``, how it is used to ``decoding/``.
+reads (arXiv 2509.22738, section 3). It may also read intermediate layers of the
+teacher, as they were when the block was opened. The output projection starts at
+zero, so an untrained sampler is exactly the marginal model. How it is trained is
+left to ``distill/``, how it is used to ``decoding/``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,6 +43,7 @@ class JointSamplerConfig(PretrainedConfig):
         teacher_name: str = "",
         teacher_fingerprint: str = "",
         k_max: int = 8,
+        read_layers: Sequence[int] = (),
         **kwargs,
     ):
         self.teacher_hidden_size = teacher_hidden_size
@@ -54,7 +57,13 @@ class JointSamplerConfig(PretrainedConfig):
         self.teacher_name = teacher_name
         self.teacher_fingerprint = teacher_fingerprint
         self.k_max = k_max  # the block length that it was trained for
+        self.read_layers = list(read_layers)  # of the teacher, besides its final hidden states
         super().__init__(**kwargs)
+
+
+def sampler_folder(path: str | Path) -> Path:
+    """The folder that a shipped sampler's name or a path means."""
+    return EMBEDDED.get(str(path), Path(path))
 
 
 def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -69,6 +78,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def spaced_layers(teacher: Teacher, count: int) -> list[int]:
+    """``count`` layers of the teacher below its last, evenly spaced.
+
+    Raises UserError where it has too few.
+    """
+    if count >= teacher.layers:
+        raise UserError(
+            f"Teacher {teacher.name!r} has {teacher.layers} layers: a sampler can read at most "
+            f"{teacher.layers - 1} besides the last, not {count}."
+        )
+    return [round((i + 1) * teacher.layers / (count + 1)) for i in range(count)]
 
 
 class Norm(nn.RMSNorm):
@@ -116,7 +138,10 @@ class JointSampler(PreTrainedModel):
         hidden = config.teacher_hidden_size
         self.embedding_norm = Norm(hidden, eps=config.norm_eps)
         self.hidden_norm = Norm(hidden, eps=config.norm_eps)
-        self.fuse = nn.Linear(2 * hidden, config.width, bias=False)
+        self.layer_norms = nn.ModuleList(
+            Norm(hidden, eps=config.norm_eps) for _ in config.read_layers
+        )
+        self.fuse = nn.Linear((2 + len(config.read_layers)) * hidden, config.width, bias=False)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width, eps=config.norm_eps)
         self.project = nn.Linear(config.width, hidden, bias=False)
@@ -134,13 +159,14 @@ class JointSampler(PreTrainedModel):
             nn.init.zeros_(module.weight)
 
     def forward(
-        self, embedding: Tensor, previous_hidden: Tensor, attention_mask: Tensor | None = None
+        self, embedding: Tensor, states: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
         """One sampler pass.
 
-        embedding [B, S, H] of the canvas after the last reveal, previous_hidden
-        [B, S, H] (the teacher's, or this function's own), attention_mask [B, S]
-        bool, False on left padding -> hidden states [B, S, H].
+        embedding [B, S, H] of the canvas after the last reveal, states
+        [B, S, (1 + F) H] (those of :meth:`reading`'s teacher, or this function's
+        own), attention_mask [B, S] bool, False on left padding -> states
+        [B, S, (1 + F) H]: new hidden states, and the teacher's F layers as they were.
         """
         config = self.config
         if attention_mask is None:
@@ -151,12 +177,14 @@ class JointSampler(PreTrainedModel):
             key_mask = attention_mask[:, None, None, :]
         cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
         cos, sin = cos[:, None], sin[:, None]  # one for all heads
-        x = self.fuse(
-            torch.cat([self.embedding_norm(embedding), self.hidden_norm(previous_hidden)], dim=-1)
-        )
+        previous, *read = states.split(config.teacher_hidden_size, dim=-1)
+        inputs = [self.embedding_norm(embedding), self.hidden_norm(previous)]
+        inputs += [norm(layer) for norm, layer in zip(self.layer_norms, read, strict=True)]
+        x = self.fuse(torch.cat(inputs, dim=-1))
         for layer in self.layers:
             x = layer(x, cos, sin, key_mask)
-        return previous_hidden + self.project(self.final_norm(x))
+        hidden = previous + self.project(self.final_norm(x))
+        return torch.cat([hidden, *read], dim=-1) if read else hidden
 
     @classmethod
     def for_teacher(
@@ -166,10 +194,12 @@ class JointSampler(PreTrainedModel):
         layers: int = 1,
         seed: int = 0,
         k_max: int = 8,
+        features: int = 0,
     ) -> JointSampler:
         """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
 
-        ``k_max``: the longest block that it will be trained for.
+        ``k_max``: the longest block that it will be trained for. ``features``:
+        how many intermediate layers of the teacher it reads, evenly spaced.
 
         Raises UserError where the width does not fit the teacher's heads.
         """
@@ -187,6 +217,7 @@ class JointSampler(PreTrainedModel):
             teacher_name=teacher.name,
             teacher_fingerprint=teacher.fingerprint,
             k_max=k_max,
+            read_layers=spaced_layers(teacher, features),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -198,7 +229,7 @@ class JointSampler(PreTrainedModel):
 
         Raises UserError if it holds no sampler.
         """
-        folder = EMBEDDED.get(str(path), Path(path))
+        folder = sampler_folder(path)
         if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
             raise UserError(
                 f"No sampler in {folder}: a sampler folder holds config.json and model.safetensors, "
@@ -206,14 +237,21 @@ class JointSampler(PreTrainedModel):
             )
         with quiet():
             sampler, report = super().from_pretrained(
-                folder, *args, output_loading_info=True, **kwargs
+                folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
-        wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+        misshapen = [key[0] for key in report["mismatched_keys"]]
+        wrong = sorted([*report["missing_keys"], *report["unexpected_keys"], *misshapen])
         if wrong:
             raise UserError(
                 f"The sampler in {folder} does not fit this version ({', '.join(wrong[:3])}): train it again."
             )
         return sampler.eval()
+
+    def reading(self, teacher: Teacher) -> Teacher:
+        """``teacher`` with the states that this sampler reads; UserError unless made for it."""
+        self.check_teacher(teacher)
+        layers = self.config.read_layers
+        return teacher.reading(layers) if layers else teacher
 
     def check_teacher(self, teacher: Teacher) -> None:
         """UserError unless this sampler was made for ``teacher`` and is on its device."""

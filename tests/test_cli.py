@@ -12,6 +12,7 @@ from rich.console import Console
 from jointsampler import generate
 from jointsampler.cli import main
 from jointsampler.cli.watch import MASK, Watcher
+from jointsampler.estimator import Foresight
 from jointsampler.measure.compare import Fidelity, Row, at_equal_cost, default_grid, frontier
 from jointsampler.measure.stats import Estimate
 
@@ -177,4 +178,5 @@ def test_the_installed_command_is_this_one():
 
 def test_estimates_stay_on_the_device_of_the_sampler(trained_like):
     hidden = torch.zeros(3, trained_like.config.teacher_hidden_size)
-    assert trained_like.estimator(hidden, hidden, torch.zeros(3, 9), 2).shape == (3,)
+    seen = Foresight(hidden, hidden, torch.zeros(3, 9), hidden, torch.ones(3).long(), 2)
+    assert trained_like.estimator(seen).shape == (3,)

@@ -10,7 +10,7 @@ from jointsampler.distill import DistillSettings, TeacherStates, distill_step, d
 from jointsampler.distill.step import depth_weights
 from jointsampler.distill.targets import loss_window
 from jointsampler.divergence import forward_kl
-from jointsampler.estimator import KLEstimator, estimate_loss
+from jointsampler.estimator import Foresight, KLEstimator, estimate_loss
 from jointsampler.trajectories import Paths
 
 from .analytic import OracleSampler, shuffle_teacher
@@ -192,7 +192,8 @@ def test_the_estimator_learns_the_mean_of_the_true_kl_and_moves_nothing_else(tin
     for _ in range(400):
         true = torch.where(torch.rand(512, generator=draw) < 0.25, 4.0, 0.02)
         same = torch.ones(512, 8)
-        guess = estimator.log_nats(same, same, torch.zeros(512, 5), depth=1)
+        seen = Foresight(same, same, torch.zeros(512, 5), same, torch.ones(512).long(), depth=1)
+        guess = estimator.log_nats(seen)
         estimate_loss(guess, true).mean().backward()
         optimizer.step()
         optimizer.zero_grad()

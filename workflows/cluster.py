@@ -59,7 +59,9 @@ def told(rows: Iterator[T]) -> Iterator[T]:
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, ray.exceptions.RayTaskError) and isinstance(cause.cause, UserError):
+            if isinstance(cause, ray.exceptions.RayTaskError) and isinstance(
+                cause.cause, UserError
+            ):
                 raise cause.cause from None
             cause = cause.__cause__ or cause.__context__
         raise

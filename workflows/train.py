@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shutil
 import sys
 import tempfile
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +38,25 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from jointsampler import JointSampler, block_kl
+from jointsampler import JointSampler, Teacher, Trajectories, block_kl, storage
 from jointsampler.config import Config, SamplerConfig, TrainConfig
 from jointsampler.corpus_manifest import split_corpus, verify_corpus
-from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
+from jointsampler.distill import (
+    DistillSettings,
+    TeacherStates,
+    distill_step,
+    draw_depth,
+    draw_states,
+)
 from jointsampler.errors import UserError
 from jointsampler.measure.block_kl import summarize
+from jointsampler.sampler import sampler_folder
+from jointsampler.storage import sha256
 from workflows import cluster, corpus, entry, teachers
 from workflows.stage import digest, require, run_once
 from workflows.tracking import TrainReporter, open_run
 
-ENGINE_TAG = "engine"
+ENGINE_TAG, PROGRESS = "engine", "progress.pt"  # in a checkpoint
 # Without a GPU: no search for one, and no minutes of compiling Muon's small matrix products.
 CPU_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
 SAMPLER_FOLDER = "sampler"
@@ -68,21 +78,24 @@ class TrainPlan:
 
     @property
     def key(self) -> str:
-        settings = self.settings.model_dump(exclude={"report_every", "max_failures"})
-        return digest(self.corpus.key, self.sampler.model_dump(), settings, self.seed)
+        # Workers are left out: a run that was cut off may go on with another number of them.
+        settings = self.settings.model_dump(exclude={"report_every", "max_failures", "workers"})
+        start = self.settings.warm_start
+        weights = start and sha256((sampler_folder(start) / "model.safetensors").read_bytes())
+        return digest(self.corpus.key, self.sampler.model_dump(), settings, self.seed, weights)
 
     def intact(self) -> bool:
-        return all(
-            (self.folder / name).is_file() for name in ("config.json", "model.safetensors")
-        )
+        return all((self.folder / name).is_file() for name in ("config.json", "model.safetensors"))
 
 
 def plan(config: Config, out: Path) -> TrainPlan:
     corpus_plan = corpus.plan(config, out)
-    teacher = teachers.describe(config.teacher)
-    teacher.layer_shape(
-        config.sampler.width or teacher.hidden_size
-    )  # refuses a width that does not fit
+    new_sampler(config.sampler, config.train, config.run.seed, teachers.describe(config.teacher))
+    if config.train.ema and config.train.zero_stage == 3:
+        raise UserError(
+            "train.ema averages whole weights, and train.zero_stage=3 keeps a part of each on every "
+            "worker: take zero_stage 2 or less (a sampler is small), or ema=0."
+        )
     too_long = [k for k in config.train.validate_k if k > config.corpus.max_new_tokens]
     if too_long:
         raise UserError(
@@ -148,6 +161,7 @@ def start_engine(sampler: JointSampler, settings: TrainConfig, device: torch.dev
             # would shrink the step itself. Neither Muon nor Adam minds the gradient's scale.
             "gradient_clipping": settings.clip if settings.optimizer == "adamw" else 0.0,
             "zero_optimization": {"stage": settings.zero_stage},
+            "gradient_accumulation_steps": settings.accumulate,
             "steps_per_print": 10**9,
         },
     )
@@ -155,7 +169,12 @@ def start_engine(sampler: JointSampler, settings: TrainConfig, device: torch.dev
 
 
 def validate(
-    teacher, sampler, held_out, settings: TrainConfig, rank: int, world: int
+    teacher: Teacher,
+    sampler: JointSampler,
+    held_out: Trajectories,
+    settings: TrainConfig,
+    rank: int,
+    world: int,
 ) -> dict[str, float]:
     """Captured dependency on held-out trajectories, each worker a share of them."""
     metrics = {}
@@ -174,6 +193,114 @@ def validate(
     return metrics
 
 
+@dataclass
+class Progress:
+    """Where a training is and the best that it has been; what a checkpoint carries beside the engine."""
+
+    step: int = 0
+    best: float = -math.inf  # mean captured dependency over validate_k
+    best_step: int = 0
+    best_weights: dict[str, torch.Tensor] | None = None
+    waited: int = 0  # validations since
+    average: dict[str, torch.Tensor] | None = None  # EMA of the weights
+
+    def validated(self, captured: dict[str, float], weights: dict[str, torch.Tensor]) -> None:
+        score = sum(captured.values()) / len(captured)
+        self.waited += 1
+        if score > self.best:
+            self.best, self.best_step, self.waited = score, self.step, 0
+            self.best_weights = weights
+
+    def averaged(self, sampler: JointSampler, decay: float) -> None:
+        """After a step: one more term of the moving average, with the usual correction early on."""
+        now = sampler.state_dict()
+        if self.average is None:
+            self.average = {name: value.clone() for name, value in now.items()}
+            return
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        for name, value in self.average.items():
+            value.lerp_(now[name], 1 - decay)
+
+
+def copied(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}
+
+
+@contextmanager
+def gathered(sampler: JointSampler, zero_stage: int) -> Iterator[None]:
+    """Whole weights inside, also where ZeRO-3 keeps a part of each on every rank."""
+    if zero_stage < 3:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(sampler.parameters())):
+        yield
+
+
+@contextmanager
+def holding(sampler: JointSampler, weights: dict[str, torch.Tensor] | None) -> Iterator[None]:
+    """``sampler`` with other weights for a while (None: with its own)."""
+    if weights is None:
+        yield
+        return
+    own = copied(sampler.state_dict())
+    sampler.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        sampler.load_state_dict(own)
+
+
+def resume(engine: Any, checkpoint: Checkpoint, world: int, rank: int) -> Progress:
+    """Engine and progress as the checkpoint left them.
+
+    ZeRO's optimizer shards fit one number of workers only. With another, the
+    weights go on and the optimizer starts afresh, which is said.
+    """
+    with checkpoint.as_directory() as folder:
+        saved = torch.load(Path(folder) / PROGRESS, weights_only=True, map_location="cpu")
+        same = saved.pop("world") == world
+        engine.load_checkpoint(folder, tag=ENGINE_TAG, load_module_only=not same)
+    progress = Progress(**saved)
+    if progress.average is not None:
+        progress.average = {name: v.to(engine.device) for name, v in progress.average.items()}
+    if not same:
+        for _ in range(progress.step):  # the schedule goes on where it was
+            engine.lr_scheduler.step()
+    if rank == 0:
+        fresh = "" if same else f" on {world} workers, with a fresh optimizer"
+        print(f"train: going on from step {progress.step}{fresh}", file=sys.stderr, flush=True)
+    return progress
+
+
+def new_sampler(
+    shape: SamplerConfig, settings: TrainConfig, seed: int, teacher: Teacher
+) -> JointSampler:
+    """Untrained, or with the weights of ``train.warm_start``; UserError where it fits no such teacher."""
+    sampler = JointSampler.for_teacher(
+        teacher, shape.width, shape.layers, seed, settings.k_max, shape.features
+    )
+    if settings.warm_start is not None:
+        weights = warm_start(settings.warm_start, sampler)
+        if teacher.device.type != "meta":
+            sampler.load_state_dict(weights)
+    return sampler.train()
+
+
+def warm_start(folder: str, sampler: JointSampler) -> dict[str, torch.Tensor]:
+    """The weights in ``folder``; UserError unless they fit ``sampler``."""
+    other = JointSampler.from_pretrained(folder)
+    wanted = {name: value.shape for name, value in sampler.state_dict().items()}
+    if {name: value.shape for name, value in other.state_dict().items()} != wanted:
+        raise UserError(
+            f"train.warm_start={folder!r} holds a sampler of another shape (width {other.config.width}, "
+            f"{other.config.layers} layers, {len(other.config.read_layers)} features): set sampler.width, "
+            "sampler.layers and sampler.features to its own."
+        )
+    return other.state_dict()
+
+
 def train_loop(plan: TrainPlan) -> None:
     """What each worker runs."""
     logging.getLogger().setLevel(logging.WARNING)  # one line a report is the reporter's
@@ -186,22 +313,16 @@ def train_loop(plan: TrainPlan) -> None:
     trajectories, held_out = split_corpus(plan.corpus.folder)
     trajectories.check_teacher(teacher)
     n = len(trajectories)
-    sampler = JointSampler.for_teacher(
-        teacher, plan.sampler.width, plan.sampler.layers, seed=plan.seed, k_max=settings.k_max
-    ).train()
+    sampler = new_sampler(plan.sampler, settings, plan.seed, teacher)
     engine = start_engine(sampler, settings, device)
-    start = 0
+    progress = Progress()
     if (checkpoint := ray.train.get_checkpoint()) is not None:
-        with checkpoint.as_directory() as folder:
-            _, client = engine.load_checkpoint(folder, tag=ENGINE_TAG)
-            start = client["step"]
-        if rank == 0:
-            print(f"train: going on from step {start}", file=sys.stderr, flush=True)
+        progress = resume(engine, checkpoint, world, rank)
     fast = settings.precision == "bfloat16" or (
         settings.precision == "auto" and bf16_is_fast(device)
     )
     low = torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
-    states = TeacherStates(teacher, trajectories, settings.cache_gib)
+    states = TeacherStates(sampler.reading(teacher), trajectories, settings.cache_gib)
     if settings.cache_gib:
         begin = time.monotonic()
         with low:
@@ -213,52 +334,145 @@ def train_loop(plan: TrainPlan) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-    distill = DistillSettings(
-        settings.k_max, settings.depth_decay, settings.near, settings.far, settings.near_share
-    )
-    since, recent = time.monotonic(), []
-    for step in range(start, settings.steps):
+    distill = distill_settings(settings)
+    clock, recent = Clock(states, progress.step), Recent()
+    for step in range(progress.step, settings.steps):
         index, starts = draw_states(
             n, trajectories.length, settings.batch_size // world, plan.seed, step, rank, world
         )
-        with low:
-            loss, metrics = distill_step(states, engine, index, starts, distill, plan.seed)
-        engine.backward(loss)
-        engine.step()
-        recent.append(torch.stack(list(metrics.values())))
-        done = step + 1
+        depths = draw_depth(distill, plan.seed, step)
+        parts = zip(
+            index.chunk(settings.accumulate), starts.chunk(settings.accumulate), strict=True
+        )
+        for part_index, part_starts in parts:
+            with low:
+                loss, metrics = distill_step(
+                    states, engine, part_index, part_starts, distill, plan.seed, depths
+                )
+            engine.backward(loss)
+            engine.step()
+            recent.add(metrics)
+        progress.step = done = step + 1
+        if settings.ema:
+            progress.averaged(sampler, settings.ema)
         last = done == settings.steps
-        report = {}
+        report: dict[str, Any] = {}
         if done % settings.report_every == 0 or last:
-            means = torch.stack(recent).mean(0).tolist()
-            report = dict(zip(metrics, means, strict=True))
-            elapsed = time.monotonic() - since
-            report["states_per_second"] = len(recent) * settings.batch_size / elapsed
-            report["seconds_left"] = (settings.steps - done) * elapsed / len(recent)
+            report = recent.means()
+            if not math.isfinite(report["loss"]):
+                raise UserError(
+                    f"Training diverged: the loss is {report['loss']} at step {done}. Lower train.lr "
+                    f"({settings.lr}) and train.muon_lr ({settings.muon_lr}); submitted again it goes on "
+                    "from the last checkpoint."
+                )
+            report |= clock.read(settings.batch_size, done, settings.steps)
             report["lr_factor"] = schedule(step, settings)
-            since, recent = time.monotonic(), []
+            recent = Recent()
         if done % settings.validate_every == 0 or last:
-            begin = time.monotonic()
-            report |= validate(teacher, sampler, held_out, settings, rank, world)
-            since += time.monotonic() - begin
+            clock.stop()
+            with gathered(sampler, settings.zero_stage), holding(sampler, progress.average):
+                captured = validate(teacher, sampler, held_out, settings, rank, world)
+                progress.validated(captured, copied(sampler.state_dict()))
+            report |= captured
+            clock.go_on()
+        if settings.patience and progress.waited >= settings.patience and not last:
+            last = True
+            if rank == 0:
+                print(
+                    f"train: no better than step {progress.best_step} for {progress.waited} "
+                    f"validations, stopped at step {done}",
+                    file=sys.stderr,
+                    flush=True,
+                )
         if report:
             report["step"] = done
         if done % settings.save_every == 0 or last:
-            save(engine, sampler, report or {"step": done}, done, rank)
+            report |= {
+                "step": done,
+                "best_step": progress.best_step,
+                "best_captured": progress.best,
+            }
+            save(engine, sampler, progress, report, settings.zero_stage, rank, world)
         elif report:
             ray.train.report(report)
+        if last:
+            break
 
 
-def save(engine: Any, sampler: JointSampler, report: dict[str, Any], step: int, rank: int) -> None:
+def distill_settings(settings: TrainConfig) -> DistillSettings:
+    names = [field.name for field in dataclasses.fields(DistillSettings)]
+    return DistillSettings(**{name: getattr(settings, name) for name in names})
+
+
+class Recent:
+    """Means of the metrics since the last report; a step need not have every one."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[torch.Tensor]] = {}
+
+    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+        for name, value in metrics.items():
+            self.values.setdefault(name, []).append(value)
+
+    def means(self) -> dict[str, float]:
+        return {name: torch.stack(values).mean().item() for name, values in self.values.items()}
+
+
+class Clock:
+    """Where the time between two reports went: the teacher, its states from memory, the sampler."""
+
+    def __init__(self, states: TeacherStates, step: int):
+        self.states, self.step = states, step
+        self.begin = time.monotonic()
+        self.away = self.left = 0.0
+        self.marks = (states.teacher_seconds, states.seconds)
+
+    def stop(self) -> None:
+        self.left = time.monotonic()
+
+    def go_on(self) -> None:
+        self.away += time.monotonic() - self.left
+
+    def read(self, batch_size: int, done: int, steps: int) -> dict[str, float]:
+        now, made = time.monotonic(), done - self.step
+        elapsed = max(now - self.begin - self.away, 1e-9)
+        teacher = self.states.teacher_seconds - self.marks[0]
+        data = self.states.seconds - self.marks[1] - teacher
+        rates = {
+            "states_per_second": made * batch_size / elapsed,
+            "seconds_left": (steps - done) * elapsed / made,
+            "share_teacher": teacher / elapsed,
+            "share_data": data / elapsed,
+            "share_sampler": 1 - (teacher + data) / elapsed,
+        }
+        self.begin, self.away, self.step = now, 0.0, done
+        self.marks = (self.states.teacher_seconds, self.states.seconds)
+        return rates
+
+
+def save(
+    engine: Any,
+    sampler: JointSampler,
+    progress: Progress,
+    report: dict[str, Any],
+    zero_stage: int,
+    rank: int,
+    world: int,
+) -> None:
     """Every rank adds its shard; Ray Train merges them into one checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
-        engine.save_checkpoint(folder, tag=ENGINE_TAG, client_state={"step": step})
+        engine.save_checkpoint(folder, tag=ENGINE_TAG)
         if rank == 0:
-            sampler.save_pretrained(Path(folder) / SAMPLER_FOLDER)
+            torch.save({**vars(progress), "world": world}, Path(folder) / PROGRESS)
+        with gathered(sampler, zero_stage):
+            if rank == 0:
+                # Before the first validation, the weights as they are.
+                with holding(sampler, progress.best_weights):
+                    sampler.save_pretrained(Path(folder) / SAMPLER_FOLDER)
         ray.train.report(
             report,
             checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"step_{step:06d}",
+            checkpoint_dir_name=f"step_{progress.step:06d}",
         )
 
 
@@ -289,7 +503,7 @@ def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
         run_config=RunConfig(
             # The name is the plan's key: the same plan goes on from its last checkpoint.
             name=plan.key,
-            storage_path=str(plan.out / "train"),
+            storage_path=str(storage.join(plan.corpus.storage, "train")),
             failure_config=FailureConfig(max_failures=plan.settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),

@@ -1,7 +1,7 @@
 """Check that a corpus holds every row exactly once, unharmed.
 
-    jointsampler verify-corpus OUT/corpus
-    jointsampler verify-corpus s3://bucket/run/corpus --json
+jointsampler verify-corpus OUT/corpus
+jointsampler verify-corpus s3://bucket/run/corpus --json
 """
 
 from __future__ import annotations

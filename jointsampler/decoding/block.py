@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..estimator import Foresight
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from .cache import CacheKind, cached, visible
@@ -103,7 +104,7 @@ def _decode_open(
     least = 1 if method.verification else stop.least
     each = torch.arange(len(canvas.rows), device=canvas.ids.device)
     estimates = getattr(stop, "needs_estimate", False)
-    opening = has_opening = None
+    opening = has_opening = last = None
     while left > 0 and bool(canvas.unfinished().any()):  # once per block; a teacher pass dwarfs it
         in_block = canvas.unfinished()
         draft = Draft.empty(canvas, in_block) if method.verification else None
@@ -121,6 +122,12 @@ def _decode_open(
                 in_block = in_block & canvas.unfinished()
                 # Rules that leave a block early are asked whether any row is still in it: the answer
                 # costs less than the passes it saves. A fixed k is never asked.
+                if estimates:  # asked before the pass: a refused reveal costs none
+                    seen = foresee(teacher, canvas, hidden, opening, scores, last, reveal)
+                    stays, memory = stop.goes_on(
+                        memory, Candidate(seen.logits, reveal, sampler.estimator(seen))
+                    )
+                    in_block = in_block & stays
                 if stop.least < stop.limit and not bool(in_block.any()):
                     break
                 if method.uses_sampler:
@@ -144,22 +151,17 @@ def _decode_open(
             column = canvas.start + position
             logits = teacher.logits(hidden[each, column])  # [B, V]
             candidate = Candidate(
-                logits,
-                reveal,
-                sampler.estimator(hidden[each, column], opening[each, column], logits, reveal)
-                if estimates and reveal
-                else None,
-                None if eligible is None else eligible[each, position],
+                logits, reveal, None, None if eligible is None else eligible[each, position]
             )
             if reveal == 0:
                 memory = stop.begin(candidate)
-            else:
+            elif not estimates:
                 stays, memory = stop.goes_on(memory, candidate)
                 in_block = in_block & stays
             law = probabilities(logits, sampling)
             token = draw(law, rng.uniform(seed, canvas.rows, position, rng.TOKEN))
             canvas.reveal(position, token, in_block)
-            scores = scores.masked_fill(~canvas.candidates, torch.inf)
+            scores, last = scores.masked_fill(~canvas.candidates, torch.inf), position
             if draft is not None:
                 draft.add(position, token, law, in_block)
             if on_reveal is not None:
@@ -175,6 +177,34 @@ def _decode_open(
         if ends is not None:
             canvas.end_rows(ends)
         left -= least
+
+
+def foresee(
+    teacher: Teacher,
+    canvas: Canvas,
+    states: Tensor,
+    opening: Tensor,
+    scores: Tensor,
+    last: Tensor,
+    depth: int,
+) -> Foresight:
+    """What the estimator may know before a sampler pass: the next position as it looks now.
+
+    states, opening: [B, P + L, H or more]; scores: [B, L], inf where revealed;
+    last: [B], the position revealed last.
+    """
+    each = torch.arange(len(canvas.rows), device=canvas.ids.device)
+    position = scores.argmin(dim=1)
+    column = canvas.start + position
+    here = states[each, column]
+    return Foresight(
+        here,
+        opening[each, column],
+        teacher.logits(here),
+        teacher.embed(canvas.ids[each, canvas.start + last][:, None])[:, 0],
+        position - last,
+        depth,
+    )
 
 
 def prefer(eligible: Tensor, scores: Tensor) -> Tensor:

@@ -186,7 +186,7 @@ def generate(
     if chosen.uses_sampler:
         if sampler is None:
             raise UserError(f"Method {method!r} needs a sampler: pass one, or use 'marginal'.")
-        sampler.check_teacher(teacher)
+        teacher = sampler.reading(teacher)
         sampler.eval()
     if num_samples < 1 or batch_size < 1:
         raise UserError(

@@ -3,7 +3,7 @@
 Optimizers, workers and checkpoints are the training workflow's business.
 """
 
-from .step import DistillSettings, distill_step, draw_states
+from .step import DistillSettings, distill_step, draw_depth, draw_states
 from .targets import TeacherStates
 
-__all__ = ["DistillSettings", "TeacherStates", "distill_step", "draw_states"]
+__all__ = ["DistillSettings", "TeacherStates", "distill_step", "draw_depth", "draw_states"]

@@ -9,34 +9,52 @@ state instead of 2.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import rng
-from ..divergence import forward_kl
-from ..estimator import estimate_loss
+from ..estimator import Foresight, estimate_loss
 from ..sampler import JointSampler
+from ..teachers.protocol import Teacher
 from ..trajectories import Paths
-from .targets import TeacherStates, loss_window, take
+from .objectives import OBJECTIVES, scored
+from .targets import TeacherStates, Window, loss_window, take
 
-STREAM_ROW, STREAM_START = 12, 13  # of rng.uniform
+STREAM_ROW, STREAM_START, STREAM_DEPTH = 12, 13, 14  # of rng.uniform
 
 
 @dataclass(frozen=True)
 class DistillSettings:
-    k_max: int = 8  # the sampler is unrolled to depth k_max - 1
+    k_max: int = 8  # the sampler is unrolled to depth k_max - 1 at most
+    deeper: float = 1.0  # chance of one depth more, at each depth; 1 unrolls to the end every time
     depth_decay: float = 0.5  # weight of depth d is softmax(depth_decay ** d): deeper counts less
     near: int = 2  # positions revealed next that enter the loss
     far: int = 4  # random other masked positions that do
     near_share: float = 0.9  # the near positions' share of the weight
+    objective: str = "forward_kl"  # a name in objectives.py
+    hidden_weight: float = 0.0  # of the relative squared error of the hidden states
 
 
-def depth_weights(settings: DistillSettings, device: torch.device) -> Tensor:
-    """[k_max - 1] float32, summing to 1."""
-    depths = torch.arange(settings.k_max - 1, device=device, dtype=torch.float32)
-    return torch.softmax(settings.depth_decay**depths, dim=0)
+def depth_weights(settings: DistillSettings, depths: int, device: torch.device) -> Tensor:
+    """[depths] float32, summing to 1."""
+    each = torch.arange(depths, device=device, dtype=torch.float32)
+    return torch.softmax(settings.depth_decay**each, dim=0)
+
+
+def draw_depth(settings: DistillSettings, seed: int, step: int) -> int:
+    """How deep a step unrolls, 1 .. k_max - 1: a pure function of (seed, step), the same on all ranks.
+
+    Deeper is rarer (the paper draws one depth an example): a shallow step costs
+    a fraction of a full one and teaches the same weights.
+    """
+    deepest = settings.k_max - 1
+    if settings.deeper >= 1:
+        return deepest
+    draw = rng.uniform(seed, torch.tensor([step]), torch.tensor([0]), STREAM_DEPTH).item()
+    return min(deepest, 1 + int(math.log(max(draw, 1e-12)) / math.log(settings.deeper)))
 
 
 def draw_states(
@@ -62,50 +80,92 @@ def distill_step(
     starts: Tensor,
     settings: DistillSettings,
     seed: int,
+    depths: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(what to minimise, metrics) of the trajectories ``index`` [B] cut at ``starts`` [B].
 
-    ``sampler`` may be the module itself or an engine around it. Metrics are
-    detached scalars: the weighted KL at each depth, "kl_d1" and so on, in nats
-    per position, their mean over depths "loss", and "estimate_loss". The estimator learns from the same KLs at
-    the position revealed next, and moves nothing else.
+    ``depths``: how deep to unroll, k_max - 1 if not said. ``sampler`` may be the module itself or an engine around it, ``states`` those
+    of the teacher as the sampler reads it. Metrics are detached scalars: the
+    weighted forward KL at each depth, "kl_d1" and so on, in nats per position,
+    their mean over depths "loss", whatever the objective; "objective" itself;
+    "estimate_loss". The estimator learns from the same KLs at the position
+    revealed next, and moves nothing else.
     """
     estimator = getattr(sampler, "module", sampler).estimator
     teacher, rows = states.teacher, states.trajectories.select(index)
     paths = Paths.of(rows, teacher)
     t = starts.to(teacher.device)
     last = paths.order.shape[1] - 1  # the last state with a masked position
-    depths = settings.k_max - 1
+    depths = depths or settings.k_max - 1
     at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
     keys = rows.row_ids.to(teacher.device) * (last + 1) + t
-    true_hidden = states.hidden(index, paths, at)
-    weights = depth_weights(settings, t.device)
-    hidden = true_hidden[0]
-    opening, off = hidden, hidden.new_zeros((), dtype=torch.float32)
-    loss, metrics = hidden.new_zeros((), dtype=torch.float32), {}
+    opening, later = states.hidden(index, paths, at)
+    weights = depth_weights(settings, depths, t.device)
+    objective, size = OBJECTIVES[settings.objective], teacher.hidden_size
+    hidden = opening
+    zero = opening.new_zeros((), dtype=torch.float32)
+    loss, off, drift, metrics = zero, zero, zero, {}
     for d in range(1, depths + 1):
+        truth = later[d - 1]
         window = loss_window(
             paths, at[d], settings.near, settings.far, settings.near_share, seed, keys
         )
-        hidden = sampler(teacher.embed(paths.state(at[d])), hidden, paths.attention_mask)
-        with torch.no_grad():
-            target = torch.log_softmax(
-                teacher.logits(take(true_hidden[d], paths.start, window.positions)), dim=-1
-            )
-        states_here = take(hidden, paths.start, window.positions)
-        logits = teacher.logits(states_here)
-        kl = forward_kl(target, logits)
-        alive = (t + d <= last).float()  # a path that ended scores nothing
-        per_row = (kl * window.weight).sum(1) * alive
-        mean = per_row.sum() / alive.sum().clamp_min(1)
-        loss = loss + weights[d - 1] * mean
-        metrics[f"kl_d{d}"] = mean.detach()
-        # The window's first position is the one revealed next, which is where decoding asks.
-        before = take(opening, paths.start, window.positions[:, :1])[:, 0]
-        guess = estimator.log_nats(
-            states_here[:, 0].detach(), before, logits[:, 0].detach(), depth=d
+        before = hidden
+        hidden = sampler(teacher.embed(paths.state(at[d])), before, paths.attention_mask)
+        value, nats = scored(
+            teacher,
+            objective,
+            take(truth, paths.start, window.positions).flatten(0, 1),
+            take(hidden[..., :size], paths.start, window.positions).flatten(0, 1),
+            paths.ids.gather(1, paths.start + window.positions).flatten(),
         )
-        missed = (estimate_loss(guess, kl[:, 0]) * alive).sum() / alive.sum().clamp_min(1)
-        off = off + missed / depths
-    metrics |= {"loss": loss.detach(), "estimate_loss": off.detach()}
-    return loss + off, metrics
+        alive = (t + d <= last).float()  # a path that ended scores nothing
+        alive = alive / alive.sum().clamp_min(1)
+
+        def mean(value: Tensor, window: Window = window, alive: Tensor = alive) -> Tensor:
+            return ((value.view_as(window.weight) * window.weight).sum(1) * alive).sum()
+
+        loss = loss + weights[d - 1] * mean(value)
+        metrics[f"kl_d{d}"] = mean(nats)
+        if settings.hidden_weight:
+            masked = (paths.rank >= at[d][:, None]).float()
+            gap = (hidden[:, paths.start :, :size] - truth[:, paths.start :]).float().pow(2).sum(-1)
+            scale = truth[:, paths.start :].float().pow(2).sum(-1)
+            per_row = (gap * masked).sum(1) / (scale * masked).sum(1).clamp_min(1e-6)
+            drift = drift + weights[d - 1] * (per_row * alive).sum()
+        # The window's first position is the one revealed next, which is where decoding asks.
+        guess = estimator.log_nats(
+            foresight(teacher, paths, at[d], before.detach(), opening, window.positions[:, 0], d)
+        )
+        here = nats.view_as(window.weight)[:, 0]
+        off = off + (estimate_loss(guess, here) * alive).sum() / depths
+    mean_nats = (torch.stack(list(metrics.values())) * weights).sum()
+    metrics |= {"loss": mean_nats, "objective": loss.detach(), "estimate_loss": off.detach()}
+    if settings.hidden_weight:
+        metrics["hidden_error"] = drift.detach()
+    return loss + settings.hidden_weight * drift + off, metrics
+
+
+def foresight(
+    teacher: Teacher,
+    paths: Paths,
+    at: Tensor,
+    states: Tensor,
+    opening: Tensor,
+    position: Tensor,
+    depth: int,
+) -> Foresight:
+    """What the estimator knows before pass ``depth`` of the reveal at ``position`` [B] from x_at."""
+    each = torch.arange(len(at), device=at.device)
+    before = paths.order[each, at - 1]  # revealed last
+    column = paths.start + position
+    here = states[each, column]
+    with torch.no_grad():
+        return Foresight(
+            here,
+            opening[each, column],
+            teacher.logits(here),
+            teacher.embed(paths.ids[each, paths.start + before][:, None])[:, 0],
+            position - before,
+            depth,
+        )

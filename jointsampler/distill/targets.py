@@ -6,6 +6,7 @@ the sampler, and at random other masked ones, so that no position is left to its
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,15 +60,17 @@ class TeacherStates:
     With ``cache_gib`` of memory, all states of a row are computed when the row
     is first met and kept in bfloat16, so that from then on training needs no
     teacher pass; rows beyond the budget stay online. A row costs L x S x H x 2
-    bytes: a megabyte or less for a small teacher, too much for a 7B one.
+    bytes (more if intermediate layers are read): a megabyte or less for a small teacher, too much for a 7B one.
     """
 
     def __init__(self, teacher: Teacher, trajectories: Trajectories, cache_gib: float = 0.0):
         self.teacher, self.trajectories = teacher, trajectories
         self.budget = int(cache_gib * 2**30)
-        self.kept: dict[int, Tensor] = {}  # row -> [L, S, H] bfloat16
+        self.kept: dict[int, Tensor] = {}  # row -> [L, S, (1 + F) H] bfloat16
         self.bytes = 0
         self.teacher_rows = 0  # sequences that the teacher has been given
+        self.teacher_seconds = 0.0  # in the teacher
+        self.seconds = 0.0  # in all of this class
 
     @torch.no_grad()
     def fill(self, rows: Sequence[int]) -> None:
@@ -77,44 +80,58 @@ class TeacherStates:
                 self._keep(row)
 
     @torch.no_grad()
-    def hidden(self, index: Tensor, paths: Paths, at: Tensor) -> Tensor:
-        """[D, B, S, H] of rows ``index`` [B] (whose paths are ``paths``) at reveals ``at`` [D, B]."""
-        rows = index.tolist()
+    def hidden(self, index: Tensor, paths: Paths, at: Tensor) -> tuple[Tensor, Tensor]:
+        """States of rows ``index`` [B] (whose paths are ``paths``) at reveals ``at`` [D, B].
+
+        (what opens the block, at at[0]: [B, S, (1 + F) H]; the hidden states at
+        the later ones: [D - 1, B, S, H]).
+        """
+        begin = time.perf_counter()
+        rows, size = index.tolist(), self.teacher.hidden_size
         self.fill(rows)
         online = [b for b, row in enumerate(rows) if row not in self.kept]
-        width = paths.ids.shape[1]
-        out = None
-        if online:
-            where = torch.tensor(online, device=at.device)
-            out_online = self._ask(paths.select(where), at[:, where])
-            if len(online) == len(rows):
-                return out_online
-            out = out_online.new_zeros(len(at), len(rows), *out_online.shape[2:])
-            out[:, where] = out_online
-        for b, row in enumerate(rows):
-            if row not in self.kept:
-                continue
-            states = self.kept[row][at[:, b].cpu()]  # [D, S_row, H]
-            if out is None:
-                out = torch.zeros(len(at), len(rows), width, states.shape[-1], device=at.device)
-            out[:, b, width - states.shape[1] :] = states.to(out)
-        return out
+        if len(online) == len(rows):
+            states = self._ask(paths, at)
+            opening, later = states[0], states[1:, ..., :size]
+        else:
+            batch, width = paths.ids.shape
+            some = next(iter(self.kept.values()))
+            opening = torch.zeros(batch, width, some.shape[-1], device=at.device)
+            later = torch.zeros(len(at) - 1, batch, width, size, device=at.device)
+            if online:
+                where = torch.tensor(online, device=at.device)
+                states = self._ask(paths.select(where), at[:, where])
+                opening[where], later[:, where] = states[0].float(), states[1:, ..., :size].float()
+            host = at.cpu()
+            for b, row in enumerate(rows):
+                if row not in self.kept:
+                    continue
+                kept, when = self.kept[row], host[:, b]
+                first = width - kept.shape[1]
+                opening[b, first:] = kept[when[0]].to(opening)
+                later[:, b, first:] = kept[when[1:], :, :size].to(later)
+        self.seconds += time.perf_counter() - begin
+        return opening, later
 
     def _ask(self, paths: Paths, at: Tensor) -> Tensor:
-        """One teacher call for all states, [D, B, S, H]."""
+        """One teacher call for all states, [D, B, S, (1 + F) H]."""
+        begin = time.perf_counter()
         ids = torch.stack([paths.state(t) for t in at])
         depth, batch, length = ids.shape
         mask = paths.attention_mask
         mask = None if mask is None else mask.repeat(depth, 1)
         self.teacher_rows += depth * batch
-        return self.teacher.hidden(ids.reshape(depth * batch, length), mask).view(
-            depth, batch, length, -1
-        )
+        states = self.teacher.hidden(ids.reshape(depth * batch, length), mask)
+        if states.is_cuda:
+            torch.cuda.synchronize(states.device)
+        self.teacher_seconds += time.perf_counter() - begin
+        return states.view(depth, batch, length, -1)
 
     def _keep(self, row: int) -> None:
         one = self.trajectories.select([row])
         length = one.length + len(one.prompts[0])
-        size = one.length * length * self.teacher.hidden_size * 2
+        width = self.teacher.hidden_size * (1 + len(self.teacher.read_layers))
+        size = one.length * length * width * 2
         if self.bytes + size > self.budget:
             return
         paths = Paths.of(one, self.teacher)

@@ -72,7 +72,7 @@ def block_kl(
         trajectories = Trajectories.from_generation(trajectories, 0, teacher)
     trajectories.check_teacher(teacher)
     if sampler is not None:
-        sampler.check_teacher(teacher)
+        teacher = sampler.reading(teacher)
     length = trajectories.length
     if not 2 <= k <= length:
         raise UserError(f"Block KL needs k between 2 and the response length {length}, not {k}.")

@@ -43,6 +43,7 @@ def pass_cost(
     repeats: int = 7,
 ) -> PassCost:
     """Median seconds of both passes on a canvas of ``batch`` rows with half its response masked."""
+    teacher = sampler.reading(teacher)
     prompt = [[] if teacher.bos_id is None else [teacher.bos_id]] * batch
     canvas = Canvas(teacher, prompt, torch.arange(batch), length)
     canvas.masked[:, : length // 2] = False

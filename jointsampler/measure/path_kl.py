@@ -19,6 +19,7 @@ from ..decoding.methods import Method
 from ..decoding.stops import Candidate, StopRule
 from ..divergence import forward_kl
 from ..errors import UserError
+from ..estimator import Foresight
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths, Trajectories
@@ -85,7 +86,7 @@ def path_kl(
     if method.uses_sampler:
         if sampler is None:
             raise UserError(f"Method {method.name!r} needs a sampler: pass one.")
-        sampler.check_teacher(teacher)
+        teacher = sampler.reading(teacher)
     walks = [_walk(teacher, sampler, rows, truth, method, stop) for rows, truth in reference.parts]
     nats, passes, sampled = (torch.cat([walk[i] for walk in walks]).cpu().numpy() for i in range(3))
     guesses = torch.cat([walk[3] for walk in walks]).cpu().numpy()
@@ -119,6 +120,7 @@ def _walk(
     t = torch.zeros(batch, dtype=torch.long, device=device)
     nats = torch.zeros(batch, dtype=torch.float64, device=device)
     passes, sampled, guesses = torch.zeros_like(t), torch.zeros_like(t), []
+    estimates = getattr(stop, "needs_estimate", False)
     while bool((t < length).any()):
         in_block = t < length
         passes += in_block
@@ -128,29 +130,37 @@ def _walk(
             at = t + reveal
             if reveal > 0:
                 in_block = in_block & (at < length)
-                if not bool(in_block.any()):
+                if estimates:
+                    column_before = column(at - 1)
+                    seen = Foresight(
+                        hidden[each, column(at)],
+                        opening[each, column(at)],
+                        teacher.logits(hidden[each, column(at)]),
+                        teacher.embed(paths.ids[each, column_before][:, None])[:, 0],
+                        column(at) - column_before,
+                        reveal,
+                    )
+                    estimate = sampler.estimator(seen)
+                    entered = in_block
+                    stays, memory = stop.goes_on(memory, Candidate(seen.logits, reveal, estimate))
+                    in_block = in_block & stays
+                if not bool(entered.any() if estimates else in_block.any()):
                     break
                 if method.uses_sampler:
                     ids = paths.state(at.clamp_max(length))
                     hidden = sampler(teacher.embed(ids), hidden, paths.attention_mask)
                     sampled += in_block
-            here = column(at)
-            logits = teacher.logits(hidden[each, here])
-            estimate = None
-            if getattr(stop, "needs_estimate", False) and reveal:
-                estimate = sampler.estimator(
-                    hidden[each, here], opening[each, here], logits, reveal
-                )
-            candidate = Candidate(logits, reveal, estimate)
+            logits = teacher.logits(hidden[each, column(at)])
             if reveal == 0:
-                memory = stop.begin(candidate)
+                memory = stop.begin(Candidate(logits, reveal))
             else:
                 target = teacher.logits(truth[at.clamp_max(length - 1), each])
                 kl = forward_kl(torch.log_softmax(target, dim=-1), logits)
-                if estimate is not None:
-                    guesses.append(torch.stack([estimate, kl], dim=-1)[in_block])
-                stays, memory = stop.goes_on(memory, candidate)
-                in_block = in_block & stays
+                if estimates:
+                    guesses.append(torch.stack([estimate, kl], dim=-1)[entered])
+                else:
+                    stays, memory = stop.goes_on(memory, Candidate(logits, reveal))
+                    in_block = in_block & stays
                 nats += torch.where(in_block, kl, 0.0)
             made += in_block
         t = t + made

@@ -6,7 +6,9 @@ what differs between them (names, ids, a shift of the logits) is in ``families/`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +43,8 @@ class DecoderTeacher:
         self.end_ids, self.shifted = ids.ends, shifted
         self.generation_defaults = defaults or {}
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
+        self.layers = config.num_hidden_layers
+        self.read_layers: tuple[int, ...] = ()
         self.max_length = config.max_position_embeddings
         self.device = model.device
         self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
@@ -53,11 +57,24 @@ class DecoderTeacher:
                 "attention_mask": attention_mask.long(),
                 "position_ids": position_ids(attention_mask),
             }
-        raw = self.model.model(input_ids=ids, use_cache=False, **extra).last_hidden_state
-        return self.align(raw, attention_mask)
+        return self.align(self._outputs(input_ids=ids, use_cache=False, **extra), attention_mask)
+
+    def reading(self, layers: Sequence[int]) -> DecoderTeacher:
+        other = copy.copy(self)
+        other.read_layers = tuple(layers)
+        return other
+
+    def _outputs(self, **inputs: Any) -> Tensor:
+        """[B, S, (1 + F) H], not aligned."""
+        wanted = bool(self.read_layers)
+        out = self.model.model(output_hidden_states=wanted, **inputs)
+        if not wanted:
+            return out.last_hidden_state
+        read = [out.hidden_states[layer] for layer in self.read_layers]
+        return torch.cat([out.last_hidden_state, *read], dim=-1)
 
     def align(self, raw: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """[B, S, H] outputs of the network, from the first column on -> hidden states in place."""
+        """[B, S, ...] outputs of the network, from the first column on -> states in place."""
         if not self.shifted:
             return raw
         # Output i predicts token i + 1. A row's first token has no output and keeps its own, also
@@ -71,23 +88,24 @@ class DecoderTeacher:
     def outputs_after(
         self, past: DynamicCache | None, ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, DynamicCache]:
-        """Outputs [B, S, H], not aligned, of ids [B, S] behind what ``past`` holds, which grows by them.
+        """Outputs [B, S, (1 + F) H], not aligned, of ids [B, S] behind what ``past`` holds, which grows by them.
 
         attention_mask: [B, past + S] bool. Every new position sees the past and all new ones.
         """
         past = DynamicCache() if past is None else past
-        raw = self.model.model(
+        raw = self._outputs(
             input_ids=ids,
             attention_mask=attention_mask.long(),
             position_ids=position_ids(attention_mask)[:, -ids.shape[1] :],
             past_key_values=past,
             use_cache=True,
-        ).last_hidden_state
+        )
         return raw, past
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, states: Tensor) -> Tensor:
         # A float32 sampler's states on a bfloat16 head: the head's precision is the teacher's.
-        return self.model.lm_head(hidden.to(self.model.dtype)).float() + self._suppress
+        hidden = states[..., : self.hidden_size].to(self.model.dtype)
+        return self.model.lm_head(hidden).float() + self._suppress
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)

@@ -7,7 +7,7 @@ is left to ``load.py`` and ``families/``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -31,7 +31,12 @@ class LayerShape:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A frozen masked-diffusion LM. B rows, S positions, H hidden_size, V vocab_size."""
+    """A frozen masked-diffusion LM. B rows, S positions, H hidden_size, V vocab_size.
+
+    States are [B, S, H] as the network gives them, or [B, S, (1 + F) H] of a
+    teacher that :meth:`reading` made: the final hidden states, then the outputs
+    of F intermediate layers, which samplers may read and heads do not.
+    """
 
     name: str
     family: str  # the file in ``families/`` that loaded it
@@ -44,22 +49,27 @@ class Teacher(Protocol):
     pad_id: int
     forbidden_ids: Tensor  # [F] int64, never sampled: mask, pad, bos, ids past the tokenizer
     hidden_size: int
+    layers: int  # of the network
+    read_layers: tuple[int, ...]  # F of them, whose outputs the states carry
     vocab_size: int
     max_length: int
     device: torch.device
     generation_defaults: Mapping[str, float | str]  # keywords of generate() that its makers use
 
     def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """[B, S] int64 (and [B, S] bool, False on left padding) -> [B, S, H].
+        """[B, S] int64 (and [B, S] bool, False on left padding) -> states [B, S, (1 + F) H].
 
         ALIGNED: position i predicts token i; a family's shift happens here, once.
         """
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., H] -> [..., V] float32, the frozen LM head; forbidden ids at -inf."""
+    def logits(self, states: Tensor) -> Tensor:
+        """[..., H or more] -> [..., V] float32, the frozen LM head; forbidden ids at -inf."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """[B, S] int64 -> [B, S, H], the frozen input embedding."""
+
+    def reading(self, layers: Sequence[int]) -> Teacher:
+        """The same teacher, whose states also carry the outputs of ``layers`` (1 is the lowest)."""
 
     def layer_shape(self, width: int) -> LayerShape:
         """A layer of this family scaled to ``width``; UserError where it does not fit."""

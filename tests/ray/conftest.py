@@ -1,38 +1,23 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.ray.jobs import free_port, wait_for
+from tests.ray.nodes import Head
 
 
 @pytest.fixture(scope="session")
-def head():
-    """A Ray head of its own, on free ports, in a process group that this fixture ends."""
-    port, dashboard = free_port(), free_port()
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with tempfile.TemporaryDirectory(prefix="js", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        process = subprocess.Popen(
-            [
-                *("ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=4"),
-                *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-                *(f"--temp-dir={folder}", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"),
-            ],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        try:
-            wait_for(f"http://127.0.0.1:{dashboard}/api/version", process)
-            yield f"http://127.0.0.1:{dashboard}", environment
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+def head() -> Iterator[Head]:
+    """A Ray head of its own with four logical CPUs, ended with the session."""
+    with Head(cpus=4) as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def three_nodes() -> Iterator[Head]:
+    """A head that takes no work and two workers: three raylets, each with its own resources."""
+    with Head(cpus=0) as head:
+        head.add_node(cpus=2)
+        head.add_node(cpus=2)
+        yield head

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import time
-import urllib.error
-import urllib.request
+import sys
 from pathlib import Path
+
+from tests.ray.nodes import Head, end
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -19,33 +18,40 @@ SMALL = [
 ]  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_for(url: str, process: subprocess.Popen, seconds: float = 90) -> None:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        assert process.poll() is None, "ray start ended"
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError(f"{url} did not answer in {seconds} s")
-
-
-def submit(head, out: Path, *overrides: str) -> str:
-    address, environment = head
+def submit(head: Head, out: Path, *overrides: str) -> str:
+    """The log of the pipeline, submitted to ``head`` and finished."""
     done = subprocess.run(
         [
-            *("ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--"),
+            *("ray", "job", "submit", "--address", head.address, "--working-dir", str(ROOT), "--"),
             *("python", "workflows/pipeline.py", "--config", "workflows/configs/quickstart.yaml"),
             *("--out", str(out), *SMALL, *overrides),
         ],
-        env=environment, capture_output=True, text=True, timeout=420, check=False,
+        env=head.environment, capture_output=True, text=True, timeout=420, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
+
+
+def start(head: Head, stage: str, out: Path, *overrides: str) -> subprocess.Popen:
+    """A stage's driver as a process of its own on ``head``'s cluster, its output in OUT/STAGE.log."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / f"{stage}.log").open("a") as log:
+        return subprocess.Popen(
+            [
+                *(sys.executable, ROOT / "workflows" / f"{stage}.py", "--out", out),
+                *("--config", ROOT / "workflows/configs/quickstart.yaml", *SMALL, *overrides),
+            ],
+            env=head.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def finish(process: subprocess.Popen, out: Path, stage: str, seconds: float = 240) -> str:
+    """Wait for a driver that must succeed; its log."""
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        end(process)
+        status = None
+    log = (out / f"{stage}.log").read_text()
+    assert status == 0, log[-6000:]
+    return log

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -85,6 +87,8 @@ class MaskedLMTeacher:
         self.end_ids = ids.ends
         config = model.config
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
+        self.layers = getattr(config, "num_hidden_layers", None) or config.n_layers  # DistilBERT
+        self.read_layers: tuple[int, ...] = ()
         # RoBERTa's line derives positions from the ids, counting from past the padding index.
         derives = [
             m for m in self.encoder.modules() if hasattr(m, "create_position_ids_from_input_ids")
@@ -121,9 +125,20 @@ class MaskedLMTeacher:
             extra["attention_mask"] = attention_mask.long()
             if self._give_positions:
                 extra["position_ids"] = position_ids(attention_mask)
-        return self.encoder(input_ids=ids, **extra)[0]
+        wanted = bool(self.read_layers)
+        out = self.encoder(input_ids=ids, output_hidden_states=wanted, **extra)
+        if not wanted:
+            return out[0]
+        read = [out.hidden_states[layer] for layer in self.read_layers]
+        return torch.cat([out[0], *read], dim=-1)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def reading(self, layers: Sequence[int]) -> MaskedLMTeacher:
+        other = copy.copy(self)
+        other.read_layers = tuple(layers)
+        return other
+
+    def logits(self, states: Tensor) -> Tensor:
+        hidden = states[..., : self.hidden_size]
         flat = hidden.to(self.model.dtype).reshape(1, -1, self.hidden_size)  # heads want [B, S, H]
         logits = self.head(inputs_embeds=flat).logits.float() + self._suppress
         return logits.view(*hidden.shape[:-1], self.vocab_size)

@@ -8,7 +8,8 @@ noise level 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -160,7 +161,9 @@ class Network(nn.Module):
             )
             self.output_layer = Output(vocab, width, conditioning)
 
-    def forward(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, ids: Tensor, attention_mask: Tensor | None, read: tuple[int, ...] = ()
+    ) -> Tensor:
         x = F.embedding(ids, self.vocab_embed.embedding)
         mask, positions = None, torch.arange(ids.shape[1], device=ids.device)[None]
         if attention_mask is not None:
@@ -170,10 +173,14 @@ class Network(nn.Module):
             positions = position_ids(attention_mask)
         rotary = rotary_angles(positions, x.shape[-1] // self.heads, x.dtype)
         condition = self.sigma_map.at_zero()
-        for block in self.blocks:
+        kept = {}
+        for number, block in enumerate(self.blocks, start=1):
             x = block(x, condition, rotary, self.heads, mask, self.attend)
+            if number in read:
+                kept[number] = x
         shift, scale = self.output_layer.adaLN_modulation(condition).chunk(2)
-        return self.output_layer.norm_final(x) * (1 + scale) + shift
+        final = self.output_layer.norm_final(x) * (1 + scale) + shift
+        return torch.cat([final, *(kept[layer] for layer in read)], dim=-1)
 
 
 def rotary_angles(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -205,15 +212,24 @@ class MDLMTeacher:
         self.end_ids = ids.ends
         self.vocab_size, self.hidden_size = network.vocab_embed.embedding.shape
         self.max_length = checkpoint.config.get("model_length", 1024)
+        self.layers = len(network.blocks)
+        self.read_layers: tuple[int, ...] = ()
         self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
         self._suppress = suppression(self.forbidden_ids, self.vocab_size, self.device)
 
     def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        return self.model(ids, attention_mask)
+        return self.model(ids, attention_mask, self.read_layers)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def reading(self, layers: Sequence[int]) -> MDLMTeacher:
+        other = copy.copy(self)
+        other.read_layers = tuple(layers)
+        return other
+
+    def logits(self, states: Tensor) -> Tensor:
         linear = self.model.output_layer.linear
-        return linear(hidden.to(linear.weight.dtype)).float() + self._suppress
+        return (
+            linear(states[..., : self.hidden_size].to(linear.weight.dtype)).float() + self._suppress
+        )
 
     def embed(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.model.vocab_embed.embedding)

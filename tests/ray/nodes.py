@@ -1,0 +1,130 @@
+"""Real Ray nodes for tests: raylets as processes of this machine, each in its own process group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_until(condition, seconds: float, what: str):
+    """The first true value of ``condition()``; AssertionError after ``seconds``."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"{what}: not in {seconds} s")
+
+
+def end(process: subprocess.Popen) -> None:
+    """Terminate a process group that this module started, in the end by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(10)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            return
+
+
+class Head:
+    """A Ray head and the nodes that joined it; a context manager."""
+
+    def __init__(self, cpus: int):
+        self.gcs, self.dashboard = free_port(), free_port()
+        self.address = f"http://127.0.0.1:{self.dashboard}"
+        self.environment = os.environ | {
+            "RAY_AUTH_MODE": "disabled",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "RAY_ADDRESS": f"127.0.0.1:{self.gcs}",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            # A dead node is noticed in seconds here, not in half a minute.
+            "RAY_health_check_initial_delay_ms": "2000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "3000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        self.cpus, self.nodes = cpus, []
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="js", dir="/tmp", ignore_cleanup_errors=True
+        )
+
+    def __enter__(self) -> Head:
+        head = self._start(
+            "--head", f"--port={self.gcs}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={self.dashboard}", f"--temp-dir={self._folder.name}", cpus=self.cpus,
+        )  # fmt: skip
+
+        def answers() -> bool:
+            assert head.poll() is None, "ray start ended"
+            try:
+                urllib.request.urlopen(f"{self.address}/api/version", timeout=2).close()
+                return True
+            except (urllib.error.URLError, OSError):
+                return False
+
+        wait_until(answers, 90, "the dashboard answers")
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in reversed(self.nodes):
+            end(process)
+        self._folder.cleanup()
+
+    def _start(self, *arguments: str, cpus: int) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [
+                *("ray", "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats"),
+                *("--min-worker-port=0", "--max-worker-port=0", *arguments),
+            ],
+            env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        self.nodes.append(process)
+        return process
+
+    def alive(self) -> int:
+        """Nodes that the cluster counts as alive."""
+        code = "import ray; ray.init(logging_level='error'); print(sum(n['Alive'] for n in ray.nodes()))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=self.environment, capture_output=True, text=True, check=True
+        )  # fmt: skip
+        return int(done.stdout.split()[-1])
+
+    def add_node(self, cpus: int) -> subprocess.Popen:
+        before = self.alive()
+        process = self._start(f"--address=127.0.0.1:{self.gcs}", cpus=cpus)
+        wait_until(lambda: self.alive() > before, 60, "a node joins")
+        return process
+
+    def workers(self, name: str) -> list[tuple[psutil.Process, subprocess.Popen]]:
+        """(worker process, node) of every running worker whose title contains ``name``."""
+        found = []
+        for node in self.nodes:
+            if node.poll() is not None:
+                continue
+            for child in psutil.Process(node.pid).children(recursive=True):
+                try:
+                    if name in " ".join(child.cmdline()):
+                        found.append((child, node))
+                except psutil.Error:  # it ended meanwhile
+                    continue
+        return found
