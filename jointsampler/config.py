@@ -8,7 +8,7 @@ plan of the stage that uses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,6 +130,33 @@ class TrainConfig(Section):
     max_failures: int = Field(2, ge=0)
 
 
+class Range(Section):
+    """Values between two bounds, for a random or optuna search."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+class SweepConfig(Section):
+    """workflows/sweep.py: which sampler and which training buy most; the best is trained to the end."""
+
+    space: dict[str, list[Any] | Range] = Field(
+        {},
+        description="config key of sampler or train -> its values, or low, high, log; {}: no sweep",
+    )
+    search: Literal["grid", "random", "optuna"] = "grid"
+    trials: PositiveInt = Field(8, description="of a random or optuna search; a grid tries all")
+    steps: PositiveInt = Field(400, description="of training per trial")
+    scheduler: Literal["none", "asha"] = "none"
+    grace: PositiveInt = Field(100, description="steps before asha may stop a trial")
+    workers: int = Field(1, ge=0, description="training workers per trial; 0: all")
+    at_once: int = Field(0, ge=0, description="trials at a time; 0: as many as fit")
+    objective: Literal["nats_at_speed", "speed_at_nats"] = "nats_at_speed"
+    speed: float = Field(2.0, ge=1, description="tokens per unit of cost, for nats_at_speed")
+    nats: float = Field(0.2, gt=0, description="per token, for speed_at_nats")
+
+
 class EvaluateConfig(Section):
     """workflows/evaluate.py: samples and block KL for every method and k."""
 
@@ -142,6 +169,23 @@ class EvaluateConfig(Section):
     judge: str = Field("smollm2", description="smollm2, none, or any causal LM by hub id or folder")
     shown: PositiveInt = Field(4, description="sample texts side by side in the report")
     actors: int = Field(0, ge=0, description="0 takes every GPU, or every CPU")
+
+
+class EstimateConfig(Section):
+    """pipeline.py --plan and workflows/estimate.py: the machine that a forecast is for."""
+
+    gpus: int = Field(
+        0, ge=0, description="0: what the cluster of $RAY_ADDRESS has, else this machine"
+    )
+    gpu_flops: float = Field(
+        3e14,
+        gt=0,
+        description="sustained FLOP/s of one GPU in bfloat16; an assumption, measure yours",
+    )
+    core_flops: float = Field(5e10, gt=0, description="sustained FLOP/s of one CPU core")
+    storage_bytes_per_second: float = Field(
+        2e9, gt=0, description="of the shared storage that all GPUs load the weights from"
+    )
 
 
 class PretrainConfig(Section):
@@ -176,7 +220,9 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     corpus: CorpusConfig = CorpusConfig()
     train: TrainConfig = TrainConfig()
+    sweep: SweepConfig = SweepConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    estimate: EstimateConfig = EstimateConfig()
     pretrain: PretrainConfig = PretrainConfig()
 
 
@@ -196,16 +242,41 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator:
         raise UserError(f"Override {override!r} has no '=': write it as section.field=value.")
-    *parents, leaf = key.strip().split(".")
+    try:
+        _set(tree, key.strip(), yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise UserError(f"Override {override!r}: the value is not valid YAML ({error}).") from None
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
     node = tree
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise unknown_name("config key", key, known_keys())
+    node[leaf] = value
+
+
+def _validated(tree: dict[str, Any], where: str) -> Config:
     try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"Override {override!r}: the value is not valid YAML ({error}).") from None
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise unknown_name("config key", key, known_keys()) from None
+        raise UserError(
+            f"Config key {key} in {where}: {first['msg']} (got {first['input']!r})."
+        ) from None
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """``config`` with dotted keys set to other values; UserError as in :func:`load_config`."""
+    tree = config.model_dump()
+    for key, value in values.items():
+        _set(tree, key, value)
+    return _validated(tree, "a changed configuration")
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -215,7 +286,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     (with the nearest valid one), wrong type, value out of range.
     """
     tree: dict[str, Any] = {}
-    where = "the overrides"
+    where = "the defaults"
     if path is not None:
         where = str(path)
         try:
@@ -230,13 +301,4 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             )
     for override in overrides:
         _apply_override(tree, override)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise unknown_name("config key", key, known_keys()) from None
-        raise UserError(
-            f"Config key {key} in {where} or the overrides: {first['msg']} (got {first['input']!r})."
-        ) from None
+    return _validated(tree, f"{where} or the overrides")

@@ -15,18 +15,29 @@ from jointsampler.errors import UserError
 T = TypeVar("T")
 
 
+# Our own progress lines replace Ray Data's bars; its warnings stay.
+ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+DRIVERS = "train_driver"  # a custom resource of nodes that stay: where the drivers of trials go
+
+
 def connect() -> None:
     """Join the cluster of a submitted job or of $RAY_ADDRESS, or start one on this machine."""
     if ray.is_initialized():
         return
-    # Our own progress lines replace Ray Data's bars; its warnings stay.
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    ray.init(log_to_driver=True, logging_level="warning")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    context = ray.init(log_to_driver=True, logging_level="warning")
+    if url := context.address_info.get("webui_url"):
+        print(f"ray:    http://{url}", flush=True)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False  # meaning never depends on order here
+    data = ray.data.DataContext.get_current()
+    data.enable_progress_bars = False
+    data.execution_options.preserve_order = False  # meaning never depends on order here
+
+
+def has(resource: str) -> bool:
+    """Whether any node of the cluster offers ``resource``."""
+    return ray.cluster_resources().get(resource, 0) > 0
 
 
 @dataclass(frozen=True)
@@ -56,12 +67,21 @@ def told(rows: Iterator[T]) -> Iterator[T]:
     """The rows of a Ray Data execution; a UserError raised in an actor arrives as itself."""
     try:
         yield from rows
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ray.exceptions.RayTaskError) and isinstance(
-                cause.cause, UserError
-            ):
-                raise cause.cause from None
-            cause = cause.__cause__ or cause.__context__
-        raise
+    except Exception as error:  # Ray Data raises what it likes
+        raise user_error_in(error) or error from None
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """The worker's own sentence, which Ray wraps in tracebacks; None if what failed was no UserError."""
+    seen: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        at = queue.pop()
+        if at is None or at in seen:
+            continue
+        if isinstance(at, UserError) and not isinstance(at, ray.exceptions.RayError):
+            return at
+        seen.append(at)
+        workers = getattr(at, "worker_failures", None) or {}
+        queue += [at.__context__, at.__cause__, getattr(at, "cause", None), *workers.values()]
+    return None

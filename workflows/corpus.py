@@ -159,11 +159,6 @@ def plan(config: Config, out: Path) -> CorpusPlan:
     get_order(settings.order)
     Sampling(settings.temperature, settings.top_p)
     check_k(1, settings.max_new_tokens)
-    if config.train.k_max > settings.max_new_tokens:
-        raise UserError(
-            f"train.k_max={config.train.k_max} exceeds corpus.max_new_tokens="
-            f"{settings.max_new_tokens}: no block can be longer than the response."
-        )
     prompts = None
     if settings.prompts is not None:
         count = settings.rows + settings.held_out

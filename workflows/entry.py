@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jointsampler.config import Config, load_config
@@ -35,8 +36,17 @@ def out_folder(given: str, name: str = "--out") -> Path:
     return path
 
 
-def parse(doc: str, argv: Sequence[str] | None = None) -> tuple[Config, Path]:
-    """(config, out folder) from a workflow's command line."""
+@dataclass(frozen=True)
+class Arguments:
+    config: Config
+    out: Path
+    flags: dict[str, bool]
+
+
+def arguments(
+    doc: str, argv: Sequence[str] | None = None, flags: Mapping[str, str] | None = None
+) -> Arguments:
+    """A workflow's command line; ``flags`` are its own switches with their help."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,9 +54,18 @@ def parse(doc: str, argv: Sequence[str] | None = None) -> tuple[Config, Path]:
         "--config", help="a YAML file, for example workflows/configs/quickstart.yaml"
     )
     parser.add_argument("--out", required=True, help="the folder where everything is written")
+    for flag, text in (flags or {}).items():
+        parser.add_argument(flag, action="store_true", dest=flag, help=text)
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     args = parser.parse_intermixed_args(argv)
-    return load_config(args.config, args.overrides), out_folder(args.out)
+    switches = {flag: getattr(args, flag) for flag in flags or {}}
+    return Arguments(load_config(args.config, args.overrides), out_folder(args.out), switches)
+
+
+def parse(doc: str, argv: Sequence[str] | None = None) -> tuple[Config, Path]:
+    """(config, out folder) of a command line without switches."""
+    args = arguments(doc, argv)
+    return args.config, args.out
 
 
 def run(main: Callable[[], None]) -> None:

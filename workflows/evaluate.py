@@ -45,6 +45,7 @@ from jointsampler.report.results import (
     MethodResult,
     Results,
     SamplerCard,
+    SweepTable,
     TeacherCard,
 )
 from workflows import cluster, entry, teachers, train
@@ -273,6 +274,13 @@ def examples(plan: EvaluatePlan, rows: list[dict[str, Any]]) -> Examples:
     return Examples(columns=columns, texts=[first[pair] for pair in plan.pairs])
 
 
+def sweep_table(plan: EvaluatePlan) -> SweepTable | None:
+    """What the sweep found, if the sampler comes from one."""
+    if not plan.config.sweep.space:
+        return None
+    return SweepTable.model_validate_json((plan.out / "sweep" / "sweep.json").read_text())
+
+
 def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     """Do all items, put the numbers together, write results.json."""
     corpus = plan.train.corpus
@@ -293,7 +301,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
         compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(work))),
         **pool.resources,
     )
-    for row in done.iter_rows():
+    for row in cluster.told(done.iter_rows()):
         rows.append({"item": row["item"], "result": pickle.loads(row["result"])})
         progress.advance(1)
     if len(rows) != len(work):
@@ -322,6 +330,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
         ceiling=ceiling,
         methods=methods,
         examples=examples(plan, rows),
+        sweep=sweep_table(plan),
     )
     plan.results.parent.mkdir(exist_ok=True)
     write_json(plan.results, results.model_dump())

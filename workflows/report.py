@@ -17,13 +17,14 @@ from jointsampler.report.page import write_report
 from jointsampler.report.results import read_results
 from workflows import entry, evaluate
 from workflows.stage import digest, require, run_once
-from workflows.tracking import REGISTERED_MODEL, Tracker, open_run
+from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker, open_run
 
 
 @dataclass(frozen=True)
 class ReportPlan:
     out: Path
     evaluate: evaluate.EvaluatePlan
+    swept: bool  # whether the sampler is the best of a sweep
 
     stage = "report"
 
@@ -40,13 +41,14 @@ class ReportPlan:
 
 
 def plan(config: Config, out: Path) -> ReportPlan:
-    return ReportPlan(out, evaluate.plan(config, out))
+    return ReportPlan(out, evaluate.plan(config, out), bool(config.sweep.space))
 
 
 def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:
     page = write_report(read_results(plan.evaluate.results), plan.page.parent)
     tracker.log_folder(page.parent, "report")
-    version = tracker.register_sampler(plan.evaluate.train.folder)
+    alias = BEST if plan.swept else NEWEST
+    version = tracker.register_sampler(plan.evaluate.train.folder, alias)
     return {"page": str(page), "model": f"models:/{REGISTERED_MODEL}/{version}"}
 
 

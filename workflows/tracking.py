@@ -24,15 +24,16 @@ from jointsampler.config import Config
 from jointsampler.errors import UserError
 
 REGISTERED_MODEL = "jointsampler"
-NEWEST = "newest"  # the alias that always points at the last one registered
-_OUT_TAG = "jointsampler.out"
+NEWEST, BEST = "newest", "best"  # aliases: the last one registered; the last that won a sweep
+_OUT_TAG, _TRIAL_TAG = "jointsampler.out", "jointsampler.trial"
+_PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its UI nests by it
 
 
 class TrainReporter(UserCallback):
     """Prints and logs what training workers report; runs in Ray Train's controller."""
 
-    def __init__(self, uri: str, run_id: str, steps: int):
-        self.uri, self.run_id, self.steps = uri, run_id, steps
+    def __init__(self, uri: str, run_id: str, steps: int, name: str = "train"):
+        self.uri, self.run_id, self.steps, self.name = uri, run_id, steps, name
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
@@ -42,7 +43,7 @@ class TrainReporter(UserCallback):
         if "loss" in report:
             values = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
             print(
-                f"train: step {report['step']}/{self.steps}, {values}, "
+                f"{self.name}: step {report['step']}/{self.steps}, {values}, "
                 f"{report['states_per_second']:.0f} states/s, {report['seconds_left']:.0f} s left",
                 file=sys.stderr,
                 flush=True,
@@ -57,7 +58,7 @@ class TrainReporter(UserCallback):
             MlflowClient(self.uri).log_batch(self.run_id, metrics=points)
         except Exception as error:  # a lost metric must not cost a training
             print(
-                f"train: MLflow did not take step {report['step']}: {error}",
+                f"{self.name}: MLflow did not take step {report['step']}: {error}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -80,7 +81,7 @@ class Tracker:
     def log_folder(self, folder: Path, artifact_path: str) -> None:
         self.client.log_artifacts(self.run_id, str(folder), artifact_path)
 
-    def register_sampler(self, folder: Path) -> str:
+    def register_sampler(self, folder: Path, alias: str) -> str:
         """Log the sampler as a pyfunc model that generates, register it, return its version."""
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=self.run_id):
@@ -93,8 +94,47 @@ class Tracker:
                 registered_model_name=REGISTERED_MODEL,
             )
         version = str(info.registered_model_version)
-        self.client.set_registered_model_alias(REGISTERED_MODEL, NEWEST, version)
+        self.client.set_registered_model_alias(REGISTERED_MODEL, alias, version)
         return version
+
+
+@contextmanager
+def child_run(uri: str, parent: str, key: str, values: dict[str, Any]) -> Iterator[str]:
+    """The run of one trial under ``parent``: found again by its key, or made; ends with the body."""
+    quiet_mlflow()
+    client = MlflowClient(uri)
+    experiment = client.get_run(parent).info.experiment_id
+    found = client.search_runs(
+        [experiment], f"tags.`{_PARENT_TAG}` = '{parent}' and tags.`{_TRIAL_TAG}` = '{key}'"
+    )
+    if found:
+        run_id = found[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
+    else:
+        name = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in values.items())
+        tags = {_PARENT_TAG: parent, _TRIAL_TAG: key}
+        run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+        client.log_batch(run_id, params=[Param(k, str(v)) for k, v in values.items()])
+    try:
+        yield run_id
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+def close_orphans(tracker: Tracker) -> None:
+    """Trials that nobody ended (killed, or stopped early) are ended; those that go on open theirs again."""
+    experiment = tracker.client.get_run(tracker.run_id).info.experiment_id
+    children = f"tags.`{_PARENT_TAG}` = '{tracker.run_id}' and attributes.status = 'RUNNING'"
+    for run in tracker.client.search_runs([experiment], children):
+        tracker.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def quiet_mlflow() -> None:
+    """Without these MLflow sends usage data, and retries a dead server for minutes."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 
 def tracking_uri(config: Config, out: Path) -> str:
@@ -119,9 +159,7 @@ def open_run(config: Config, out: Path) -> Iterator[Tracker]:
     Ends FINISHED, or FAILED if the body raises. Raises UserError where the
     tracking server or database cannot be used.
     """
-    # Without these MLflow sends usage data, and retries a dead server for minutes.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    quiet_mlflow()
     uri = tracking_uri(config, out)
     client = MlflowClient(uri)
     name = config.run.experiment

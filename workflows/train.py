@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,10 @@ from ray.train import (
     LoggingConfig,
     RunConfig,
     ScalingConfig,
+    UserCallback,
 )
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jointsampler import JointSampler, Teacher, Trajectories, block_kl, storage
 from jointsampler.config import Config, SamplerConfig, TrainConfig
@@ -50,6 +52,7 @@ from jointsampler.distill import (
 )
 from jointsampler.errors import UserError
 from jointsampler.measure.block_kl import summarize
+from jointsampler.measure.cost import pass_cost
 from jointsampler.sampler import sampler_folder
 from jointsampler.storage import sha256
 from workflows import cluster, corpus, entry, teachers
@@ -65,16 +68,13 @@ SAMPLER_FOLDER = "sampler"
 @dataclass(frozen=True)
 class TrainPlan:
     out: Path
+    folder: Path  # where the sampler goes
     corpus: corpus.CorpusPlan
     sampler: SamplerConfig
     settings: TrainConfig
     seed: int
 
     stage = "train"
-
-    @property
-    def folder(self) -> Path:
-        return self.out / "sampler"
 
     @property
     def key(self) -> str:
@@ -89,19 +89,29 @@ class TrainPlan:
 
 
 def plan(config: Config, out: Path) -> TrainPlan:
-    corpus_plan = corpus.plan(config, out)
+    return plan_on(corpus.plan(config, out), config, out / "sampler")
+
+
+def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> TrainPlan:
+    """The training of ``config`` on a corpus that is planned already; the sampler goes to ``folder``."""
     new_sampler(config.sampler, config.train, config.run.seed, teachers.describe(config.teacher))
     if config.train.ema and config.train.zero_stage == 3:
         raise UserError(
             "train.ema averages whole weights, and train.zero_stage=3 keeps a part of each on every "
             "worker: take zero_stage 2 or less (a sampler is small), or ema=0."
         )
-    too_long = [k for k in config.train.validate_k if k > config.corpus.max_new_tokens]
+    length = config.corpus.max_new_tokens
+    too_long = [k for k in config.train.validate_k if k > length]
     if too_long:
+        raise UserError(f"train.validate_k={too_long[0]} exceeds corpus.max_new_tokens={length}.")
+    if config.train.k_max > length:
         raise UserError(
-            f"train.validate_k={too_long[0]} exceeds corpus.max_new_tokens={config.corpus.max_new_tokens}."
+            f"train.k_max={config.train.k_max} exceeds corpus.max_new_tokens={length}: no block can be "
+            "longer than the response."
         )
-    return TrainPlan(out, corpus_plan, config.sampler, config.train, config.run.seed)
+    return TrainPlan(
+        corpus_plan.out, folder, corpus_plan, config.sampler, config.train, config.run.seed
+    )
 
 
 def schedule(step: int, settings: TrainConfig) -> float:
@@ -176,7 +186,7 @@ def validate(
     rank: int,
     world: int,
 ) -> dict[str, float]:
-    """Captured dependency on held-out trajectories, each worker a share of them."""
+    """Captured dependency and nats per token on held-out trajectories, each worker a share of them."""
     metrics = {}
     rows = held_out.select(range(min(settings.validate_rows, len(held_out)))[rank::world])
     sampler.eval()
@@ -189,6 +199,7 @@ def validate(
             parts = [part.per_trajectory]
         whole = summarize(k, np.concatenate(parts), part.blocks)
         metrics[f"captured_k{k}"] = whole.captured.value
+        metrics[f"nats_k{k}"] = whole.sampler.value / k  # per token
     sampler.train()
     return metrics
 
@@ -200,16 +211,18 @@ class Progress:
     step: int = 0
     best: float = -math.inf  # mean captured dependency over validate_k
     best_step: int = 0
+    best_metrics: dict[str, float] | None = None
     best_weights: dict[str, torch.Tensor] | None = None
     waited: int = 0  # validations since
     average: dict[str, torch.Tensor] | None = None  # EMA of the weights
 
-    def validated(self, captured: dict[str, float], weights: dict[str, torch.Tensor]) -> None:
-        score = sum(captured.values()) / len(captured)
+    def validated(self, metrics: dict[str, float], weights: dict[str, torch.Tensor]) -> None:
+        captured = [value for name, value in metrics.items() if name.startswith("captured")]
+        score = sum(captured) / len(captured)
         self.waited += 1
         if score > self.best:
             self.best, self.best_step, self.waited = score, self.step, 0
-            self.best_weights = weights
+            self.best_metrics, self.best_weights = metrics, weights
 
     def averaged(self, sampler: JointSampler, decay: float) -> None:
         """After a step: one more term of the moving average, with the usual correction early on."""
@@ -334,6 +347,8 @@ def train_loop(plan: TrainPlan) -> None:
                 file=sys.stderr,
                 flush=True,
             )
+    ratio = pass_cost(teacher, sampler.eval(), batch=16, length=trajectories.length).ratio
+    sampler.train()
     distill = distill_settings(settings)
     clock, recent = Clock(states, progress.step), Recent()
     for step in range(progress.step, settings.steps):
@@ -371,9 +386,9 @@ def train_loop(plan: TrainPlan) -> None:
         if done % settings.validate_every == 0 or last:
             clock.stop()
             with gathered(sampler, settings.zero_stage), holding(sampler, progress.average):
-                captured = validate(teacher, sampler, held_out, settings, rank, world)
-                progress.validated(captured, copied(sampler.state_dict()))
-            report |= captured
+                validation = validate(teacher, sampler, held_out, settings, rank, world)
+                progress.validated(validation, copied(sampler.state_dict()))
+            report |= validation | {"pass_cost_ratio": ratio}
             clock.go_on()
         if settings.patience and progress.waited >= settings.patience and not last:
             last = True
@@ -387,11 +402,8 @@ def train_loop(plan: TrainPlan) -> None:
         if report:
             report["step"] = done
         if done % settings.save_every == 0 or last:
-            report |= {
-                "step": done,
-                "best_step": progress.best_step,
-                "best_captured": progress.best,
-            }
+            report |= {"step": done, "best_step": progress.best_step}
+            report |= {f"best_{name}": v for name, v in (progress.best_metrics or {}).items()}
             save(engine, sampler, progress, report, settings.zero_stage, rank, world)
         elif report:
             ray.train.report(report)
@@ -486,41 +498,53 @@ def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:
     return dataclasses.replace(pool, size=size)
 
 
-def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint if there is one, and put the sampler in its place."""
-    verify_corpus(plan.corpus.folder)  # a damaged file is named here, not in a worker's traceback
-    pool = fitting_pool(cluster.pool(plan.settings.workers), plan.settings)
-    begin = time.monotonic()
+def fit(
+    plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int
+) -> tuple[dict[str, float], int]:
+    """Train to the end, from the last checkpoint if there is one, and put the sampler in its place.
+
+    Returns (metrics of the last report, number of workers).
+    """
+    pool = fitting_pool(cluster.pool(workers), plan.settings)
     on_gpu = pool.gpus > 0
-    result = TorchTrainer(
-        train_loop,
-        train_loop_config=plan,
-        scaling_config=ScalingConfig(
-            num_workers=pool.size,
-            use_gpu=on_gpu,
-            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": pool.cpus},
-        ),
-        run_config=RunConfig(
-            # The name is the plan's key: the same plan goes on from its last checkpoint.
-            name=plan.key,
-            storage_path=str(storage.join(plan.corpus.storage, "train")),
-            failure_config=FailureConfig(max_failures=plan.settings.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=[reporter] if reporter is not None else None,
-            worker_runtime_env={"env_vars": {} if on_gpu else CPU_ENVIRONMENT},
-        ),
-    ).fit()
+    try:
+        result = TorchTrainer(
+            train_loop,
+            train_loop_config=plan,
+            scaling_config=ScalingConfig(
+                num_workers=pool.size,
+                use_gpu=on_gpu,
+                resources_per_worker={"GPU": 1} if on_gpu else {"CPU": pool.cpus},
+            ),
+            run_config=RunConfig(
+                # The name is the plan's key: the same plan goes on from its last checkpoint.
+                name=plan.key,
+                storage_path=str(storage.join(plan.corpus.storage, "train")),
+                failure_config=FailureConfig(max_failures=plan.settings.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                logging_config=LoggingConfig(log_level="WARNING"),
+                callbacks=list(callbacks) or None,
+                worker_runtime_env={"env_vars": {} if on_gpu else CPU_ENVIRONMENT},
+            ),
+        ).fit()
+    except TrainingFailedError as error:
+        raise cluster.user_error_in(error) or error from None
     if result.checkpoint is None:
         raise RuntimeError(f"Training ended without a checkpoint: {result.error}")
     with result.checkpoint.as_directory() as folder:
         if plan.folder.exists():
             shutil.rmtree(plan.folder)
         shutil.copytree(Path(folder) / SAMPLER_FOLDER, plan.folder)
-    metrics = {
-        k: v for k, v in result.metrics.items() if k.startswith(("captured", "loss", "step"))
-    }
-    return {"workers": pool.size, "seconds": round(time.monotonic() - begin, 1), **metrics}
+    return result.metrics, pool.size
+
+
+def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
+    """:func:`fit`, and what the manifest keeps of it."""
+    verify_corpus(plan.corpus.folder)  # a damaged file is named here, not in a worker's traceback
+    begin = time.monotonic()
+    metrics, workers = fit(plan, [] if reporter is None else [reporter], plan.settings.workers)
+    kept = {k: v for k, v in metrics.items() if k.startswith(("best", "loss", "step"))}
+    return {"workers": workers, "seconds": round(time.monotonic() - begin, 1), **kept}
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from ..decoding.methods import METHODS
 from ..measure.compare import Row, frontier, points
-from .results import MethodResult, Results
+from ..measure.worth import speed
+from .results import MethodResult, Results, SweepTable
 
 COLOURS = {"marginal": "#c2410c", "joint": "#0f766e", "sequential": "#475569"}
 STYLE = {
@@ -116,6 +117,61 @@ def dependency_figure(axes: Axes, results: Results) -> None:
     axes.legend(frameon=False)
 
 
+def sweep_figures(table: SweepTable) -> dict[str, str]:
+    """What every trial buys; and a heat map of the objective where two keys were swept."""
+    made = {}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.8))
+        for number, trial in enumerate(table.trials):
+            points = [(1.0, 0.0)]
+            points += [(speed(k, trial.pass_cost_ratio), v) for k, v in sorted(trial.nats.items())]
+            label = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in trial.values.items())
+            colour = COLOURS["joint"] if number == 0 else None
+            axes.plot(
+                *zip(*points, strict=True), "o-", lw=2 if number == 0 else 0.8, ms=3,
+                color=colour, label=label,
+            )  # fmt: skip
+        line = axes.axvline if table.objective == "nats_at_speed" else axes.axhline
+        line(table.target, color="#94a3b8", lw=1, ls="--")
+        axes.set_xlabel("tokens per teacher-pass cost")
+        axes.set_ylabel("KL to the true joint, nats per token")
+        axes.legend(frameon=False, fontsize=7)
+        made["sweep_frontier"] = as_svg(figure)
+        keys = list(table.trials[0].values)
+        if len(keys) == 2:
+            made["sweep_heat"] = _heat_map(table, *keys)
+    return made
+
+
+def _heat_map(table: SweepTable, down: str, across: str) -> str:
+    rows, columns = (
+        sorted({t.values[key] for t in table.trials}, key=_sortable) for key in (down, across)
+    )
+    figure, axes = plt.subplots(figsize=(1.6 + 0.9 * len(columns), 1.2 + 0.6 * len(rows)))
+    values = [[float("nan")] * len(columns) for _ in rows]
+    for trial in table.trials:
+        at = rows.index(trial.values[down]), columns.index(trial.values[across])
+        values[at[0]][at[1]] = abs(trial.objective)
+    # Darker is better: few nats, or much speed.
+    colours = "YlGn_r" if table.objective == "nats_at_speed" else "YlGn"
+    finite = [[v if v != float("inf") else float("nan") for v in row] for row in values]
+    axes.imshow(finite, cmap=colours, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(columns)), [str(v) for v in columns])
+    axes.set_yticks(range(len(rows)), [str(v) for v in rows])
+    axes.set_xlabel(across)
+    axes.set_ylabel(down)
+    axes.set_title(table.objective.replace("_", " "))
+    return as_svg(figure)
+
+
+def _sortable(value: object) -> tuple[bool, float, str]:
+    number = isinstance(value, int | float)
+    return (not number, float(value) if number else 0.0, str(value))
+
+
 def frontier_svg(rows: Sequence[Row]) -> str:
     """Fidelity against cost of every compared setting, the frontier joined: text, and tasks if any."""
     kinds = [kind for kind in ("text", "tasks") if points(rows, kind)]
@@ -172,4 +228,6 @@ def figures(results: Results) -> dict[str, str]:
             for axes, draw in zip(all_axes[0], wanted.values(), strict=True):
                 draw(axes, results)
             made["summary"] = as_svg(figure)
+    if results.sweep is not None:
+        made |= sweep_figures(results.sweep)
     return made

@@ -69,6 +69,30 @@ class Examples(Part):
     texts: list[list[str]]  # one list per column; row i of every column has the same seed
 
 
+class Trial(Part):
+    values: dict[str, Any]  # config key -> value
+    objective: float  # less is better
+    pass_cost_ratio: float  # c of this sampler
+    nats: dict[int, float]  # k -> per token
+    captured: dict[int, float]  # k -> share of the dependency
+    steps: int
+    stopped_early: bool  # by the scheduler; its numbers are those it had by then
+
+
+class SweepTable(Part):
+    objective: str  # nats_at_speed or speed_at_nats
+    target: float  # the speed, or the nats per token
+    trials: list[Trial]  # the best first
+
+    def told(self, trial: Trial) -> str:
+        """A trial's objective in words."""
+        if self.objective == "nats_at_speed":
+            return f"{trial.objective:.3f} nats per token at {self.target:g} tokens per teacher-pass cost"
+        return (
+            f"{-trial.objective:.2f} tokens per teacher-pass cost at {self.target:g} nats per token"
+        )
+
+
 class Results(Part):
     schema_version: int = 1
     config: dict[str, Any]
@@ -81,6 +105,7 @@ class Results(Part):
     ceiling: Ceiling | None  # None without a judge
     methods: list[MethodResult]
     examples: Examples
+    sweep: SweepTable | None = None
 
     def of(self, method: str, k: int) -> MethodResult:
         return next(r for r in self.methods if (r.method, r.k) == (method, k))

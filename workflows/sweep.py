@@ -1,0 +1,298 @@
+"""Sweep: Ray Tune tries samplers and trainings and keeps what buys most.
+
+    python workflows/sweep.py --config workflows/configs/sweep.yaml --out DIR
+
+Each trial is a Ray Train run on the one corpus, told apart by dotted config keys
+(sampler.width, train.k_max, ...). Trials are judged by what they buy, fidelity
+at a speed or speed at a fidelity (``jointsampler/measure/worth.py``), with the
+cost of their own sampler pass. Cut off and started again, finished trials stay
+and the others go on from their checkpoints. The pipeline then trains the best
+to the end.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from jointsampler import storage
+from jointsampler.config import Config, Range, SweepConfig, changed
+from jointsampler.corpus_manifest import verify_corpus
+from jointsampler.errors import UserError
+from jointsampler.measure.worth import nats_at_speed, speed_at_nats
+from jointsampler.report.results import SweepTable, Trial
+from workflows import cluster, corpus, entry, train
+from workflows.stage import digest, require, run_once, write_json
+from workflows.tracking import Tracker, TrainReporter, child_run, close_orphans, open_run
+
+METRIC = "objective"  # less is better
+SWEPT = ("sampler.", "train.")  # the corpus is made once, before the sweep
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    out: Path
+    corpus: corpus.CorpusPlan
+    config: Config  # of a trial, before its values are put in
+
+    stage = "sweep"
+
+    @property
+    def settings(self) -> SweepConfig:
+        return self.config.sweep
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "sweep"
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "sweep.json"
+
+    @property
+    def key(self) -> str:
+        settings = self.settings.model_dump(exclude={"at_once", "workers"})
+        sections = self.config.model_dump(include={"sampler", "train"})
+        return digest(self.corpus.key, settings, sections, self.config.run.seed)
+
+    def intact(self) -> bool:
+        return self.table.exists()
+
+    def trial(self, values: dict[str, Any]) -> train.TrainPlan:
+        """The training of one trial; UserError where a value fits no key."""
+        config = changed(self.config, values)
+        return train.plan_on(self.corpus, config, self.folder / digest(values))
+
+
+def values_of(choice: list[Any] | Range) -> list[Any]:
+    return [choice.low, choice.high] if isinstance(choice, Range) else choice
+
+
+def plan(config: Config, out: Path) -> SweepPlan:
+    """What would be swept; every value is tried on the schema and on the teacher here."""
+    settings = config.sweep
+    if not settings.space:
+        raise UserError(
+            "sweep.space is empty: name config keys and their values, for example "
+            "'sweep.space={sampler.width: [96, 192], train.k_max: [4, 8]}'."
+        )
+    trial = changed(config, {"train.steps": settings.steps})
+    made = SweepPlan(out, corpus.plan(config, out), trial)
+    for key, choice in settings.space.items():
+        if not key.startswith(SWEPT):
+            raise UserError(
+                f"sweep.space cannot hold {key!r}: only keys of sampler and train are swept, on one corpus."
+            )
+        if isinstance(choice, Range) and settings.search == "grid":
+            raise UserError(
+                f"sweep.space.{key} is a range, and a grid needs values: list them, or set "
+                "sweep.search=random."
+            )
+        if not values_of(choice):
+            raise UserError(f"sweep.space.{key} holds no values.")
+        for value in values_of(choice):
+            made.trial({key: value})
+    if settings.search == "optuna":
+        optuna_search()
+    return made
+
+
+def count(settings: SweepConfig) -> int:
+    """How many trials a sweep has."""
+    if settings.search != "grid":
+        return settings.trials
+    return math.prod(len(values_of(choice)) for choice in settings.space.values())
+
+
+def optuna_search() -> Any:
+    """UserError where optuna is not installed."""
+    try:
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(metric=METRIC, mode="min", seed=0)
+    except ImportError:
+        raise UserError(
+            "sweep.search=optuna needs the package optuna: pip install 'jointsampler[optuna]'."
+        ) from None
+
+
+def space(settings: SweepConfig) -> dict[str, Any]:
+    """The search space in Tune's words."""
+    words = {}
+    for key, choice in settings.space.items():
+        if isinstance(choice, Range):
+            draw = tune.loguniform if choice.log else tune.uniform
+            words[key] = draw(choice.low, choice.high)
+        elif settings.search == "grid":
+            words[key] = tune.grid_search(choice)
+        else:
+            words[key] = tune.choice(choice)
+    return words
+
+
+def objective(metrics: dict[str, float], settings: SweepConfig, prefix: str = "") -> float:
+    """What a validation is worth, less is better: nats per token, or minus tokens per unit of cost."""
+    start = f"{prefix}nats_k"
+    nats = {int(name[len(start) :]): v for name, v in metrics.items() if name.startswith(start)}
+    if settings.objective == "nats_at_speed":
+        return nats_at_speed(nats, metrics["pass_cost_ratio"], settings.speed)
+    return -speed_at_nats(nats, metrics["pass_cost_ratio"], settings.nats)
+
+
+class ObjectiveReporter(TuneReportCallback):
+    """Hands validations on to Tune with their objective; reports between them are MLflow's alone."""
+
+    def __init__(self, settings: SweepConfig):
+        super().__init__()
+        self.settings = settings
+
+    def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
+        if "pass_cost_ratio" in metrics[0]:
+            worth = {METRIC: objective(metrics[0], self.settings)}
+            super().after_report(run_context, [metrics[0] | worth], checkpoint)
+
+
+def trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) -> None:
+    """What Tune runs per trial: one training, and its child run in MLflow."""
+    os.environ |= cluster.ENVIRONMENT
+    train_plan = plan.trial(values)
+    with child_run(uri, parent, train_plan.key, values) as run_id:
+        reporters = [
+            ObjectiveReporter(plan.settings),
+            TrainReporter(uri, run_id, train_plan.settings.steps, name=train_plan.folder.name),
+        ]
+        metrics, _ = train.fit(train_plan, reporters, plan.settings.workers)
+        # Also where the training had been finished before, and so reports nothing any more.
+        final = {name: v for name, v in metrics.items() if isinstance(v, int | float)}
+        tune.report({**final, METRIC: objective(metrics, plan.settings, "best_"), "finished": 1})
+
+
+def tuner(plan: SweepPlan, tracker: Tracker) -> tune.Tuner:
+    """New, or as a run that was cut off left it."""
+    settings = plan.settings
+    resources = {"CPU": 0.01}  # the driver of a trial; its workers ask for their own
+    if cluster.has(cluster.DRIVERS):
+        resources[cluster.DRIVERS] = 0.01
+    trainable = tune.with_resources(
+        tune.with_parameters(trial, plan=plan, uri=tracker.uri, parent=tracker.run_id), resources
+    )
+    root = storage.join(plan.corpus.storage, "tune")
+    path = str(storage.join(root, plan.key))
+    if tune.Tuner.can_restore(path):
+        print("sweep: going on where it was cut off", flush=True)
+        return tune.Tuner.restore(
+            path, trainable=trainable, resume_errored=True, resume_unfinished=True
+        )
+    pool = cluster.pool(0)
+    together = settings.at_once or max(1, pool.size // (settings.workers or pool.size))
+    scheduler = None
+    if settings.scheduler == "asha":
+        # By the training's own step: Tune's count of reports starts again after a restore.
+        scheduler = tune.schedulers.AsyncHyperBandScheduler(
+            time_attr="step", grace_period=settings.grace, max_t=settings.steps
+        )
+    return tune.Tuner(
+        trainable,
+        param_space=space(settings),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="min",
+            num_samples=1 if settings.search == "grid" else settings.trials,
+            max_concurrent_trials=together,
+            search_alg=optuna_search() if settings.search == "optuna" else None,
+            scheduler=scheduler,
+            trial_name_creator=lambda t: f"trial-{t.trial_id}",
+            trial_dirname_creator=lambda t: f"trial-{t.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name=plan.key,
+            storage_path=str(root),
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    )
+
+
+def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
+    """All trials, their table, and the best one's values."""
+    begin = time.monotonic()
+    verify_corpus(plan.corpus.folder)
+    plan.folder.mkdir(exist_ok=True)
+    close_orphans(tracker)
+    grid = tuner(plan, tracker).fit()
+    trials = []
+    for result in grid:
+        metrics = result.metrics or {}
+        if result.error is not None or METRIC not in metrics:
+            told = cluster.user_error_in(result.error) if result.error else None
+            print(f"sweep: trial {result.config} failed: {told or result.error}", flush=True)
+            continue
+        trials.append(row(plan, result.config, metrics))
+    if not trials:
+        raise UserError("No trial of the sweep finished: the lines above say why.")
+    trials.sort(key=lambda t: t.objective)
+    settings = plan.settings
+    table = SweepTable(
+        objective=settings.objective,
+        target=settings.speed if settings.objective == "nats_at_speed" else settings.nats,
+        trials=trials,
+    )
+    write_json(plan.table, table.model_dump())
+    best = trials[0]
+    tracker.log_results({"sweep/best_objective": best.objective, "sweep/trials": len(trials)})
+    print(f"sweep: best of {len(trials)} is {best.values}, {table.told(best)}", flush=True)
+    return {
+        "trials": len(trials),
+        "failed": len(grid) - len(trials),
+        "best": best.values,
+        "objective": best.objective,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+
+
+def row(plan: SweepPlan, values: dict[str, Any], metrics: dict[str, Any]) -> Trial:
+    prefix = "best_" if metrics.get("finished") else ""
+
+    def at_k(name: str) -> dict[int, float]:
+        start = f"{prefix}{name}_k"
+        return {int(key[len(start) :]): v for key, v in metrics.items() if key.startswith(start)}
+
+    return Trial(
+        values=values,
+        objective=metrics[METRIC],
+        pass_cost_ratio=metrics["pass_cost_ratio"],
+        nats=at_k("nats"),
+        captured=at_k("captured"),
+        steps=int(metrics["step"]),
+        stopped_early=not metrics.get("finished"),
+    )
+
+
+def chosen(config: Config, results: dict[str, Any]) -> Config:
+    """The configuration that the sweep's best trial had, with the training at its full length."""
+    return changed(config, results["best"])
+
+
+def main() -> None:
+    config, out = entry.parse(__doc__)
+    sweep_plan = plan(config, out)
+    require(sweep_plan.corpus)
+    cluster.connect()
+    with open_run(config, out) as tracker:
+        run_once(sweep_plan, lambda: run(sweep_plan, tracker))
+
+
+if __name__ == "__main__":
+    from workflows import sweep  # under its own name, as the workers import it
+
+    entry.run(sweep.main)
