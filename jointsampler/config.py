@@ -82,6 +82,19 @@ class CorpusConfig(Section):
     temperature: float = 1.0
     top_p: float = 1.0
     order: str = "entropy"
+    on_policy: Share = Field(
+        0,
+        description="share of the training rows unrolled by corpus.sampler, its tokens and its order",
+    )
+    sampler: str | None = Field(None, description="folder of the sampler that on_policy rows need")
+    anchors: int = Field(
+        0,
+        ge=0,
+        description="states per row kept with their targets: training needs no teacher then",
+    )
+    top: PositiveInt = Field(
+        64, description="log-probabilities kept per target, and the rest's mass"
+    )
     rows_per_file: PositiveInt = Field(64, description="one batch, one file, one unit of work")
     actors: int = Field(0, ge=0, description="teachers at work; 0 takes every GPU, or every CPU")
 
@@ -90,6 +103,9 @@ class TrainConfig(Section):
     """workflows/train.py: distillation of the sampler."""
 
     steps: PositiveInt = 400
+    seed: int = Field(
+        0, description="of weights and draws, beside run.seed, which the corpus shares"
+    )
     batch_size: PositiveInt = Field(32, description="trajectories per step, over all workers")
     accumulate: PositiveInt = Field(1, description="parts that a worker's share of it is cut into")
     objective: Literal["forward_kl", "reverse_kl", "mixed_kl", "hard_labels"] = "forward_kl"

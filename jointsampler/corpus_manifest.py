@@ -32,6 +32,12 @@ class Shard(BaseModel):
     last: int
     bytes: int
     sha256: str
+    targets_bytes: int = 0  # of the offline targets beside it, if the corpus keeps any
+    targets_sha256: str | None = None
+
+    @property
+    def targets(self) -> str:
+        return targets_name(self.name)
 
     @property
     def rows(self) -> int:
@@ -62,11 +68,22 @@ class CorpusManifest(BaseModel):
         return self.bytes / (self.state_bytes * steps * (self.rows + self.held_out))
 
 
-def describe(name: str, data: bytes, row_ids: Iterable[int]) -> Shard:
-    """What the manifest says of a shard that has just been written."""
+def targets_name(shard: str) -> str:
+    """The file of a shard's offline targets."""
+    return shard.replace(".parquet", ".targets.safetensors")
+
+
+def describe(name: str, data: bytes, row_ids: Iterable[int], targets: bytes | None = None) -> Shard:
+    """What the manifest says of a shard with these contents, and offline targets if any."""
     ids = list(row_ids)
     return Shard(
-        name=name, first=ids[0], last=ids[-1], bytes=len(data), sha256=storage.sha256(data)
+        name=name,
+        first=ids[0],
+        last=ids[-1],
+        bytes=len(data),
+        sha256=storage.sha256(data),
+        targets_bytes=0 if targets is None else len(targets),
+        targets_sha256=None if targets is None else storage.sha256(targets),
     )
 
 
@@ -96,12 +113,15 @@ def damaged(folder: Location, shards: Iterable[Shard]) -> dict[str, str]:
     """Name -> what is wrong with it, of the shards that are not what the manifest says."""
     wrong, present = {}, storage.names(folder)
     for shard in shards:
-        if shard.name not in present:
-            wrong[shard.name] = "is missing"
-            continue
-        data = storage.read(storage.join(folder, shard.name))
-        if storage.sha256(data) != shard.sha256:
-            wrong[shard.name] = f"is not what was written ({len(data)} bytes, sha256 differs)"
+        for name, expected in ((shard.name, shard.sha256), (shard.targets, shard.targets_sha256)):
+            if expected is None:
+                continue
+            if name not in present:
+                wrong[name] = "is missing"
+                continue
+            data = storage.read(storage.join(folder, name))
+            if storage.sha256(data) != expected:
+                wrong[name] = f"is not what was written ({len(data)} bytes, sha256 differs)"
     return wrong
 
 

@@ -260,6 +260,10 @@ class JointSampler(PreTrainedModel):
                 f"The sampler is on {self.device}, teacher {teacher.name!r} on {teacher.device}: move it "
                 "with sampler.to(teacher.device)."
             )
+        self.check_fingerprint(teacher)
+
+    def check_fingerprint(self, teacher: Teacher) -> None:
+        """UserError unless this sampler was made for ``teacher``, wherever both are."""
         if self.config.teacher_fingerprint != teacher.fingerprint:
             raise UserError(
                 f"This sampler was distilled from teacher {self.config.teacher_name!r} "

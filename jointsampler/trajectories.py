@@ -52,6 +52,20 @@ class Trajectories:
     def length(self) -> int:
         return self.tokens.shape[1]
 
+    @staticmethod
+    def joined(parts: Sequence[Trajectories]) -> Trajectories:
+        """All rows of parts with responses of one length, by row id."""
+        first = parts[0]
+        ids = torch.cat([part.row_ids for part in parts])
+        return Trajectories(
+            ids,
+            [prompt for part in parts for prompt in part.prompts],
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.order for part in parts]),
+            first.seed,
+            first.teacher,
+        ).select(ids.argsort())
+
     def select(self, index: Sequence[int] | Tensor) -> Trajectories:
         index = torch.as_tensor(index)
         return Trajectories(
@@ -64,12 +78,16 @@ class Trajectories:
         )
 
     @classmethod
-    def from_generation(cls, generation: Generation, seed: int, teacher: Teacher) -> Trajectories:
+    def from_generation(
+        cls, generation: Generation, seed: int, teacher: Teacher, on_policy: bool = False
+    ) -> Trajectories:
         """The trajectories of a sequential ``Generation``.
 
-        Raises UserError where a teacher pass revealed more than one token.
+        ``on_policy``: of any other, as states to learn from, which are no sample
+        of the joint. Raises UserError where, without it, a teacher pass revealed
+        more than one token.
         """
-        if not torch.equal(
+        if not on_policy and not torch.equal(
             generation.teacher_passes,
             generation.order.new_full((len(generation.rows),), generation.order.shape[1]),
         ):

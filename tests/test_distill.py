@@ -73,7 +73,7 @@ def test_the_loss_equals_a_direct_computation(tiny, trained_like, rows):
                 kl = torch.where(p > 0, p * (p / q).log(), 0.0).sum(-1)[0, 1:]
                 still = paths.rank[row] >= t + d  # with near = 12 every masked position is near
                 per_depth[d].append(kl[still].mean())
-    weights = depth_weights(settings, torch.device("cpu")).double()
+    weights = depth_weights(settings, 2, torch.device("cpu")).double()
     expected = sum(
         w * torch.stack(per_depth[d]).mean() for d, w in zip((1, 2), weights, strict=True)
     )
@@ -84,7 +84,7 @@ def test_the_loss_equals_a_direct_computation(tiny, trained_like, rows):
 
 
 def test_depth_weights_are_the_papers():
-    weights = depth_weights(DistillSettings(k_max=4, depth_decay=0.5), torch.device("cpu"))
+    weights = depth_weights(DistillSettings(depth_decay=0.5), 3, torch.device("cpu"))
     expected = torch.softmax(torch.tensor([1.0, 0.5, 0.25]), 0)
     assert torch.allclose(weights, expected)
 

@@ -6,11 +6,13 @@ The unit of work is a shard: an actor samples its rows and the file appears unde
 its name only when complete, so a run that was cut off loses at most the shard
 that each actor had in hand and goes on with the missing ones. A row depends on
 (seed, row id) and the settings alone, so every row is there exactly once,
-whatever happened. ``jointsampler verify-corpus FOLDER`` checks it.
+whatever happened. A second round may hold states that a trained sampler unrolled
+itself (corpus.on_policy), which the teacher then answers in training. ``jointsampler verify-corpus FOLDER`` checks it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import sys
@@ -21,8 +23,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
+import torch
 
-from jointsampler import Trajectories, generate, storage
+from jointsampler import JointSampler, Teacher, Trajectories, generate, storage
 from jointsampler.config import Config, CorpusConfig, TeacherConfig
 from jointsampler.corpus_manifest import (
     NAME,
@@ -31,14 +34,17 @@ from jointsampler.corpus_manifest import (
     damaged,
     describe,
     read_manifest,
+    targets_name,
     verify_corpus,
     write_manifest,
 )
-from jointsampler.decoding.generate import Generation, Prompt, check_k, encode_prompts
+from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
+from jointsampler.distill import OfflineSettings, Recorder, encode_targets
 from jointsampler.errors import UserError
 from jointsampler.memory import largest_fitting
+from jointsampler.sampler import sampler_folder, spaced_layers
 from jointsampler.storage import Location
 from jointsampler.tasks import TASKS, examples
 from jointsampler.trajectories import decode, encode
@@ -46,7 +52,16 @@ from workflows import cluster, entry, teachers
 from workflows.stage import Progress, digest, run_once
 
 SETTINGS = "settings.json"  # beside the shards from the start: the key that they are made with
-DECODING = {"max_new_tokens", "temperature", "top_p", "order", "prompts", "prompted", "chat"}
+DECODING = {
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "order",
+    "prompts",
+    "prompted",
+    "chat",
+    "on_policy",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,7 @@ class CorpusPlan:
     seed: int
     settings: CorpusConfig
     prompts: tuple[Prompt, ...] | None  # one per row
+    offline: OfflineSettings | None  # targets kept beside the shards
 
     stage = "corpus"
 
@@ -76,8 +92,21 @@ class CorpusPlan:
 
     @property
     def key(self) -> str:
-        settings = self.settings.model_dump(exclude={"actors", "prompts"})
-        return digest(self.fingerprint, self.teacher.identity(), self.seed, settings, self.prompts)
+        settings = self.settings.model_dump(exclude={"actors", "prompts", "sampler"})
+        start = self.settings.sampler
+        kept = None if self.offline is None else dataclasses.asdict(self.offline)
+        weights = start and storage.sha256(
+            (sampler_folder(start) / "model.safetensors").read_bytes()
+        )
+        return digest(
+            self.fingerprint,
+            self.teacher.identity(),
+            self.seed,
+            settings,
+            self.prompts,
+            weights,
+            kept,
+        )
 
     def intact(self) -> bool:
         try:
@@ -91,6 +120,13 @@ class CorpusPlan:
 
     def index(self, name: str) -> int:
         return int(name[5:10])
+
+    def is_on_policy(self, row: int) -> bool:
+        """Training rows alone: held-out ones are always the teacher's."""
+        share = self.settings.on_policy
+        return row < self.settings.rows and (
+            random.Random(f"{self.seed}/on-policy/{row}").random() < share
+        )
 
     def row_ids(self, index: int) -> range:
         size = self.settings.rows_per_file
@@ -152,6 +188,32 @@ def home(config: Config, out: Path) -> Location:
     return entry.out_folder(named, "run.storage")
 
 
+def offline_settings(config: Config, teacher: Teacher) -> OfflineSettings | None:
+    """What is kept for training, which follows from how it will train; None without anchors."""
+    settings, training = config.corpus, config.train
+    if not settings.anchors:
+        return None
+    if settings.on_policy:
+        raise UserError(
+            "corpus.anchors keeps the teacher's states while it samples, and corpus.on_policy rows are "
+            "sampled by the sampler: set one of them to 0."
+        )
+    if settings.anchors >= settings.max_new_tokens:
+        raise UserError(
+            f"corpus.anchors={settings.anchors} exceeds the {settings.max_new_tokens - 1} states of a "
+            "row that training may start from."
+        )
+    return OfflineSettings(
+        settings.anchors,
+        min(settings.top, teacher.vocab_size - len(teacher.forbidden_ids)),
+        training.k_max - 1,
+        training.near,
+        training.far,
+        training.near_share,
+        tuple(spaced_layers(teacher, config.sampler.features)),
+    )
+
+
 def plan(config: Config, out: Path) -> CorpusPlan:
     """The corpus to be made; every user error that can be found is found here."""
     settings = config.corpus
@@ -159,6 +221,14 @@ def plan(config: Config, out: Path) -> CorpusPlan:
     get_order(settings.order)
     Sampling(settings.temperature, settings.top_p)
     check_k(1, settings.max_new_tokens)
+    if settings.sampler is not None:
+        loaded = JointSampler.from_pretrained(settings.sampler)
+        loaded.check_fingerprint(teacher)
+    elif settings.on_policy:
+        raise UserError(
+            "corpus.on_policy needs corpus.sampler: a sampler trained on a first corpus, whose states "
+            "the second one holds."
+        )
     prompts = None
     if settings.prompts is not None:
         count = settings.rows + settings.held_out
@@ -180,7 +250,15 @@ def plan(config: Config, out: Path) -> CorpusPlan:
         config.run.seed,
         settings,
         prompts,
+        offline_settings(config, teacher),
     )
+
+
+@dataclass(frozen=True)
+class Sampled:
+    rows: Trajectories
+    seen: dict[tuple[int, int], torch.Tensor]  # what offline targets are made of
+    seconds: float
 
 
 class TeacherActor:
@@ -189,6 +267,10 @@ class TeacherActor:
     def __init__(self, plan: CorpusPlan):
         self.plan, self.teacher = plan, teachers.load(plan.teacher)
         self.batch = plan.settings.rows_per_file  # until it does not fit into memory
+        self.sampler = None
+        if plan.settings.sampler is not None:
+            loaded = JointSampler.from_pretrained(plan.settings.sampler)
+            self.sampler = loaded.to(self.teacher.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         made = [self.make(index) for index in batch["index"].tolist()]
@@ -196,34 +278,68 @@ class TeacherActor:
                 "seconds": [seconds for _, seconds in made]}  # fmt: skip
 
     def make(self, index: int) -> tuple[Shard, float]:
-        plan, settings, ids = self.plan, self.plan.settings, self.plan.row_ids(index)
-
-        def sample(batch_size: int) -> Generation:
-            return generate(
-                self.teacher,
-                prompts=None if plan.prompts is None else [plan.prompts[i] for i in ids],
-                method="sequential",
-                k=1,
-                num_samples=len(ids) if plan.prompts is None else 1,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                order=settings.order,
-                seed=plan.seed,
-                batch_size=batch_size,
-                row_ids=ids,
-            )
-
+        plan, ids = self.plan, self.plan.row_ids(index)
         try:
-            generation, self.batch = largest_fitting(sample, self.batch)
-            rows = Trajectories.from_generation(generation, plan.seed, self.teacher)
-            data = encode(rows)
+            own = [i for i in ids if plan.is_on_policy(i)]
+            parts = [
+                self.sample(rows, on_policy)
+                for rows, on_policy in (([i for i in ids if i not in own], False), (own, True))
+                if rows
+            ]
+            rows = Trajectories.joined([part.rows for part in parts])
+            data, targets = encode(rows), None
+            if plan.offline is not None:
+                seen = {key: states for part in parts for key, states in part.seen.items()}
+                targets = encode_targets(self.teacher, seen, rows, plan.offline)
+                # Before the shard itself: where that is, everything of it is.
+                name = targets_name(plan.name(index))
+                storage.write(storage.join(plan.folder, name), targets)
             storage.write(storage.join(plan.folder, plan.name(index)), data)
         except Exception as error:
             raise UserError(
                 f"Corpus rows {ids[0]} to {ids[-1]} ({plan.name(index)}) could not be made: {error}"
             ) from error
-        return describe(plan.name(index), data, ids), generation.seconds
+        shard = describe(plan.name(index), data, ids, targets)
+        return shard, sum(part.seconds for part in parts)
+
+    def sample(self, ids: list[int], on_policy: bool) -> Sampled:
+        """The trajectories of the rows ``ids``: the teacher's, or those of the sampler on it."""
+
+        def run(batch_size: int) -> list[Sampled]:
+            return [
+                self.sample_batch(ids[at : at + batch_size], on_policy)
+                for at in range(0, len(ids), batch_size)
+            ]
+
+        batches, self.batch = largest_fitting(run, self.batch)
+        return Sampled(
+            Trajectories.joined([batch.rows for batch in batches]),
+            {key: states for batch in batches for key, states in batch.seen.items()},
+            sum(batch.seconds for batch in batches),
+        )
+
+    def sample_batch(self, ids: list[int], on_policy: bool) -> Sampled:
+        plan, settings, teacher = self.plan, self.plan.settings, self.teacher
+        if plan.offline is not None:
+            teacher = Recorder(teacher, torch.tensor(ids), settings.max_new_tokens, plan.offline)
+        generation = generate(
+            teacher,
+            self.sampler if on_policy else None,
+            prompts=None if plan.prompts is None else [plan.prompts[i] for i in ids],
+            method="joint" if on_policy else "sequential",
+            k=min(self.sampler.config.k_max, settings.max_new_tokens) if on_policy else 1,
+            num_samples=len(ids) if plan.prompts is None else 1,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            order=settings.order,
+            seed=plan.seed,
+            batch_size=len(ids),
+            row_ids=ids,
+        )
+        rows = Trajectories.from_generation(generation, plan.seed, self.teacher, on_policy)
+        seen = {} if plan.offline is None else teacher.states
+        return Sampled(rows, seen, generation.seconds)
 
 
 def claim(plan: CorpusPlan) -> None:
@@ -253,7 +369,13 @@ def found(plan: CorpusPlan) -> dict[int, Shard]:
         if name not in present:
             continue
         data = storage.read(storage.join(plan.folder, name))
-        shard = describe(name, data, plan.row_ids(index))
+        targets = None
+        if plan.offline is not None:
+            kept = targets_name(name)
+            if kept not in present:
+                continue
+            targets = storage.read(storage.join(plan.folder, kept))
+        shard = describe(name, data, plan.row_ids(index), targets)
         try:
             rows = decode([(name, data)])
             whole = rows.row_ids.tolist() == list(plan.row_ids(index))

@@ -42,9 +42,10 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jointsampler import JointSampler, Teacher, Trajectories, block_kl, storage
 from jointsampler.config import Config, SamplerConfig, TrainConfig
-from jointsampler.corpus_manifest import split_corpus, verify_corpus
+from jointsampler.corpus_manifest import read_manifest, split_corpus, verify_corpus
 from jointsampler.distill import (
     DistillSettings,
+    OfflineStates,
     TeacherStates,
     distill_step,
     draw_depth,
@@ -94,12 +95,14 @@ def plan(config: Config, out: Path) -> TrainPlan:
 
 def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> TrainPlan:
     """The training of ``config`` on a corpus that is planned already; the sampler goes to ``folder``."""
-    new_sampler(config.sampler, config.train, config.run.seed, teachers.describe(config.teacher))
+    seed = config.run.seed + config.train.seed
+    new_sampler(config.sampler, config.train, seed, teachers.describe(config.teacher))
     if config.train.ema and config.train.zero_stage == 3:
         raise UserError(
             "train.ema averages whole weights, and train.zero_stage=3 keeps a part of each on every "
             "worker: take zero_stage 2 or less (a sampler is small), or ema=0."
         )
+    check_offline(corpus_plan, config)
     length = config.corpus.max_new_tokens
     too_long = [k for k in config.train.validate_k if k > length]
     if too_long:
@@ -109,9 +112,26 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             f"train.k_max={config.train.k_max} exceeds corpus.max_new_tokens={length}: no block can be "
             "longer than the response."
         )
-    return TrainPlan(
-        corpus_plan.out, folder, corpus_plan, config.sampler, config.train, config.run.seed
-    )
+    return TrainPlan(corpus_plan.out, folder, corpus_plan, config.sampler, config.train, seed)
+
+
+def check_offline(corpus_plan: corpus.CorpusPlan, config: Config) -> None:
+    """UserError where the targets kept with the corpus are not those that this training asks for."""
+    kept = corpus_plan.offline
+    if kept is None:
+        return
+    wanted = corpus.offline_settings(config, teachers.describe(config.teacher))
+    if dataclasses.replace(wanted, depths=kept.depths) != kept or wanted.depths > kept.depths:
+        raise UserError(
+            f"The corpus keeps targets for k_max={kept.depths + 1}, near={kept.near}, far={kept.far}, "
+            f"near_share={kept.near_share} and {len(kept.read_layers)} features: train with these "
+            "(k_max may be less), or with corpus.anchors=0."
+        )
+    if config.train.hidden_weight:
+        raise UserError(
+            "train.hidden_weight needs the teacher's states at every depth, which corpus.anchors does "
+            "not keep: set one of them to 0."
+        )
 
 
 def schedule(step: int, settings: TrainConfig) -> float:
@@ -335,8 +355,8 @@ def train_loop(plan: TrainPlan) -> None:
         settings.precision == "auto" and bf16_is_fast(device)
     )
     low = torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
-    states = TeacherStates(sampler.reading(teacher), trajectories, settings.cache_gib)
-    if settings.cache_gib:
+    states = states_of(plan, sampler.reading(teacher), trajectories)
+    if settings.cache_gib and plan.corpus.offline is None:
         begin = time.monotonic()
         with low:
             states.fill(range(rank, n, world))
@@ -409,6 +429,18 @@ def train_loop(plan: TrainPlan) -> None:
             ray.train.report(report)
         if last:
             break
+
+
+def states_of(
+    plan: TrainPlan, teacher: Teacher, trajectories: Trajectories
+) -> TeacherStates | OfflineStates:
+    """Where the targets come from: kept with the corpus, or the teacher as training goes."""
+    if plan.corpus.offline is None:
+        return TeacherStates(teacher, trajectories, plan.settings.cache_gib)
+    folder = plan.corpus.folder
+    shards = read_manifest(folder).shards
+    files = [storage.read(storage.join(folder, shard.targets)) for shard in shards]
+    return OfflineStates(teacher, trajectories, files)
 
 
 def distill_settings(settings: TrainConfig) -> DistillSettings:

@@ -1,8 +1,9 @@
 """Objectives: what the sampler's conditional is held to at a position of a state.
 
-All answer the same question with one signature: the teacher's log-probabilities
-[N, V], the sampler's logits [N, V] and the recorded tokens [N] -> [N] nats.
-Where they are taken, and with what weight, is ``step.py``'s business.
+All answer the same question with one signature: log-probabilities of O outcomes
+under the teacher and under the sampler, [N, O] each, and the sampler's of the
+recorded token, [N] -> [N] nats. Where they are taken, and with what weight, is
+``step.py``'s business; what the outcomes are, ``targets.py``'s.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..divergence import forward_kl
 from ..teachers.protocol import Teacher
+from .targets import Truth
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -22,27 +24,25 @@ Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 _HELD_FLOATS = 1 << 26
 
 
-def forward(truth: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
+def forward(truth: Tensor, law: Tensor, recorded: Tensor) -> Tensor:
     """KL(teacher || sampler) on full conditionals (arXiv 2509.22738): no sampling noise in the target."""
-    return forward_kl(truth, logits)
+    return forward_kl(truth, law)
 
 
-def reverse(truth: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
+def reverse(truth: Tensor, law: Tensor, recorded: Tensor) -> Tensor:
     """KL(sampler || teacher): costly where the sampler puts mass that the teacher does not."""
-    law = torch.log_softmax(logits, dim=-1)
     gap = torch.where(law > -torch.inf, law - truth, 0.0)
     return (law.exp() * gap).sum(-1)
 
 
-def mixed(truth: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
+def mixed(truth: Tensor, law: Tensor, recorded: Tensor) -> Tensor:
     """Half of each."""
-    return (forward(truth, logits, tokens) + reverse(truth, logits, tokens)) / 2
+    return (forward(truth, law, recorded) + reverse(truth, law, recorded)) / 2
 
 
-def hard(truth: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
+def hard(truth: Tensor, law: Tensor, recorded: Tensor) -> Tensor:
     """Cross-entropy on the recorded token: what a corpus without teacher allows, with its noise."""
-    law = torch.log_softmax(logits, dim=-1)
-    return -law.gather(-1, tokens[:, None])[:, 0]
+    return -recorded
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -54,26 +54,25 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def scored(
-    teacher: Teacher, objective: Objective, truth_states: Tensor, states: Tensor, tokens: Tensor
+    teacher: Teacher, objective: Objective, truth: Truth, states: Tensor, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(objective, forward KL without gradient), [N] float32 each, of N positions.
 
-    truth_states: [N, H], the teacher's; states: [N, H], the sampler's. Logits
-    exist for a bounded number of positions at a time, and again in the backward
-    pass, so that a vocabulary of 150k fits.
+    truth: the teacher's conditionals; states: [N, H], the sampler's; tokens: [N],
+    the recorded ones. Logits exist for a bounded number of positions at a time,
+    and again in the backward pass, so that a vocabulary of 150k fits.
     """
 
-    def part(truth_states: Tensor, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            truth = torch.log_softmax(teacher.logits(truth_states), dim=-1)
-        logits = teacher.logits(states)
-        value = objective(truth, logits, tokens)
-        nats = value if objective is forward else forward_kl(truth, logits.detach())
+    def part(truth: Truth, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        whole = torch.log_softmax(teacher.logits(states), dim=-1)
+        log_p, log_q = truth.outcomes(teacher, whole)
+        value = objective(log_p, log_q, whole.gather(-1, tokens[:, None])[:, 0])
+        nats = value if objective is forward else forward_kl(log_p, log_q.detach())
         return value, nats.detach()
 
     step = max(1, _HELD_FLOATS // teacher.vocab_size)
     if len(states) <= step:
-        return part(truth_states, states, tokens)
-    pieces = zip(truth_states.split(step), states.split(step), tokens.split(step), strict=True)
+        return part(truth, states, tokens)
+    pieces = zip(truth.split(step), states.split(step), tokens.split(step), strict=True)
     values, nats = zip(*(checkpoint(part, *p, use_reentrant=False) for p in pieces), strict=True)
     return torch.cat(values), torch.cat(nats)

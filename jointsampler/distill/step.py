@@ -21,7 +21,8 @@ from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths
 from .objectives import OBJECTIVES, scored
-from .targets import TeacherStates, Window, loss_window, take
+from .offline import OfflineStates
+from .targets import TeacherStates, Window, take
 
 STREAM_ROW, STREAM_START, STREAM_DEPTH = 12, 13, 14  # of rng.uniform
 
@@ -74,7 +75,7 @@ def draw_states(
 
 
 def distill_step(
-    states: TeacherStates,
+    states: TeacherStates | OfflineStates,
     sampler: JointSampler,
     index: Tensor,
     starts: Tensor,
@@ -92,30 +93,24 @@ def distill_step(
     revealed next, and moves nothing else.
     """
     estimator = getattr(sampler, "module", sampler).estimator
-    teacher, rows = states.teacher, states.trajectories.select(index)
-    paths = Paths.of(rows, teacher)
-    t = starts.to(teacher.device)
-    last = paths.order.shape[1] - 1  # the last state with a masked position
+    teacher = states.teacher
     depths = depths or settings.k_max - 1
-    at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
-    keys = rows.row_ids.to(teacher.device) * (last + 1) + t
-    opening, later = states.hidden(index, paths, at)
+    targets = states.targets(index, starts, settings, depths, seed)
+    paths, opening = targets.paths, targets.opening
+    t, last = targets.at[0], paths.order.shape[1] - 1
     weights = depth_weights(settings, depths, t.device)
     objective, size = OBJECTIVES[settings.objective], teacher.hidden_size
     hidden = opening
     zero = opening.new_zeros((), dtype=torch.float32)
     loss, off, drift, metrics = zero, zero, zero, {}
-    for d in range(1, depths + 1):
-        truth = later[d - 1]
-        window = loss_window(
-            paths, at[d], settings.near, settings.far, settings.near_share, seed, keys
-        )
+    for d, target in enumerate(targets.depths, start=1):
+        window, at = target.window, targets.at[d]
         before = hidden
-        hidden = sampler(teacher.embed(paths.state(at[d])), before, paths.attention_mask)
+        hidden = sampler(teacher.embed(paths.state(at)), before, paths.attention_mask)
         value, nats = scored(
             teacher,
             objective,
-            take(truth, paths.start, window.positions).flatten(0, 1),
+            target.truth,
             take(hidden[..., :size], paths.start, window.positions).flatten(0, 1),
             paths.ids.gather(1, paths.start + window.positions).flatten(),
         )
@@ -128,14 +123,11 @@ def distill_step(
         loss = loss + weights[d - 1] * mean(value)
         metrics[f"kl_d{d}"] = mean(nats)
         if settings.hidden_weight:
-            masked = (paths.rank >= at[d][:, None]).float()
-            gap = (hidden[:, paths.start :, :size] - truth[:, paths.start :]).float().pow(2).sum(-1)
-            scale = truth[:, paths.start :].float().pow(2).sum(-1)
-            per_row = (gap * masked).sum(1) / (scale * masked).sum(1).clamp_min(1e-6)
-            drift = drift + weights[d - 1] * (per_row * alive).sum()
+            error = hidden_error(hidden[:, paths.start :, :size], target.hidden, paths, at)
+            drift = drift + weights[d - 1] * (error * alive).sum()
         # The window's first position is the one revealed next, which is where decoding asks.
         guess = estimator.log_nats(
-            foresight(teacher, paths, at[d], before.detach(), opening, window.positions[:, 0], d)
+            foresight(teacher, paths, at, before.detach(), opening, window.positions[:, 0], d)
         )
         here = nats.view_as(window.weight)[:, 0]
         off = off + (estimate_loss(guess, here) * alive).sum() / depths
@@ -144,6 +136,15 @@ def distill_step(
     if settings.hidden_weight:
         metrics["hidden_error"] = drift.detach()
     return loss + settings.hidden_weight * drift + off, metrics
+
+
+def hidden_error(response: Tensor, truth: Tensor, paths: Paths, at: Tensor) -> Tensor:
+    """[B] squared error of hidden states [B, L, H] at masked positions, relative to the teacher's size."""
+    truth = truth[:, paths.start :].float()
+    masked = (paths.rank >= at[:, None]).float()
+    gap = (response.float() - truth).pow(2).sum(-1)
+    scale = truth.pow(2).sum(-1)
+    return (gap * masked).sum(1) / (scale * masked).sum(1).clamp_min(1e-6)
 
 
 def foresight(

@@ -1,7 +1,9 @@
-"""Targets: the teacher's hidden states along trajectories, and where the loss looks.
+"""Targets: what a distillation step needs of the teacher, and where the loss looks.
 
 The loss looks at the positions revealed next, which is where decoding will read
-the sampler, and at random other masked ones, so that no position is left to itself.
+the sampler, and at random other masked ones, so that no position is left to
+itself. The teacher is asked as the step goes (``TeacherStates``) or was asked
+while the corpus was sampled (``offline.py``); a step cannot tell.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +57,65 @@ def loss_window(
     return Window(positions, weight)
 
 
+class Truth(Protocol):
+    """The teacher's conditionals at N positions."""
+
+    def split(self, size: int) -> list[Truth]:
+        """In parts of ``size`` positions."""
+
+    def outcomes(self, teacher: Teacher, law: Tensor) -> tuple[Tensor, Tensor]:
+        """(teacher's, sampler's) log-probabilities [N, O] of the same outcomes.
+
+        law: [N, V], the sampler's normalised log-probabilities.
+        """
+
+
+@dataclass(frozen=True)
+class FullTruth:
+    """All of the vocabulary, from the teacher's states [N, H]."""
+
+    states: Tensor
+
+    def split(self, size: int) -> list[FullTruth]:
+        return [FullTruth(part) for part in self.states.split(size)]
+
+    def outcomes(self, teacher: Teacher, law: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return torch.log_softmax(teacher.logits(self.states), dim=-1), law
+
+
+@dataclass(frozen=True)
+class DepthTargets:
+    """What one depth of a step is held to."""
+
+    window: Window
+    truth: Truth  # at the window's positions, [B * C] of them
+    hidden: Tensor | None  # [B, S, H], the teacher's; None where it was not kept
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one step is held to: B paths from their opening state to depth D."""
+
+    paths: Paths
+    at: Tensor  # [D + 1, B] int64, reveals made in each state
+    opening: Tensor  # [B, S, (1 + F) H]
+    depths: list[DepthTargets]
+
+
+def keys_of(paths: Paths, row_ids: Tensor, starts: Tensor) -> Tensor:
+    """[B] int64, one per state: what the choice of far positions is seeded with."""
+    return row_ids.to(starts.device) * paths.order.shape[1] + starts
+
+
+class WindowSettings(Protocol):
+    """The part of the distillation settings that says where the loss looks."""
+
+    near: int
+    far: int
+    near_share: float
+
+
 class TeacherStates:
     """The teacher's hidden states along trajectories: computed when asked, or once and kept.
 
@@ -78,6 +140,25 @@ class TeacherStates:
         for row in rows:
             if row not in self.kept:
                 self._keep(row)
+
+    def targets(
+        self, index: Tensor, starts: Tensor, windows: WindowSettings, depths: int, seed: int
+    ) -> Targets:
+        """Of rows ``index`` [B] cut at ``starts`` [B], to depth ``depths``."""
+        rows = self.trajectories.select(index)
+        paths = Paths.of(rows, self.teacher)
+        t = starts.to(paths.ids.device)
+        last = paths.order.shape[1] - 1  # the last state with a masked position
+        at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
+        opening, later = self.hidden(index, paths, at)
+        keys, made = keys_of(paths, rows.row_ids, t), []
+        for d in range(1, depths + 1):
+            window = loss_window(
+                paths, at[d], windows.near, windows.far, windows.near_share, seed, keys
+            )
+            truth = FullTruth(take(later[d - 1], paths.start, window.positions).flatten(0, 1))
+            made.append(DepthTargets(window, truth, later[d - 1]))
+        return Targets(paths, at, opening, made)
 
     @torch.no_grad()
     def hidden(self, index: Tensor, paths: Paths, at: Tensor) -> tuple[Tensor, Tensor]:
