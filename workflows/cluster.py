@@ -53,12 +53,16 @@ class Pool:
         return {"num_gpus": self.gpus} if self.gpus else {"num_cpus": self.cpus}
 
 
-def pool(wanted: int) -> Pool:
-    """``wanted`` workers, or (0) one per GPU of the cluster, or without GPUs one per CPU."""
+def pool(wanted: int, device: str = "auto") -> Pool:
+    """``wanted`` workers, or (0) one per GPU of the cluster, or without GPUs one per CPU.
+
+    ``device="cuda"`` insists on GPUs: a cluster that scales from zero has none
+    until they are asked for. ``device="cpu"`` leaves them alone.
+    """
     total = ray.cluster_resources()
     gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
-    if gpus:
-        return Pool(wanted or gpus, 1, 1)
+    if device == "cuda" or (gpus and device == "auto"):
+        return Pool(wanted or max(1, gpus), 1, 1)
     size = wanted or max(1, cpus)
     return Pool(size, 0, 1)
 

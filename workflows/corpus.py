@@ -399,7 +399,7 @@ def run(plan: CorpusPlan) -> dict[str, Any]:
     progress.skip(sum(shard.rows for shard in shards.values()))
     reused, seconds = len(shards), 0.0
     if missing:
-        pool = cluster.pool(plan.settings.actors)
+        pool = cluster.pool(plan.settings.actors, plan.teacher.device)
         items = ray.data.from_items(
             [{"index": index} for index in missing], override_num_blocks=len(missing)
         )

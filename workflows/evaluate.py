@@ -274,6 +274,14 @@ def examples(plan: EvaluatePlan, rows: list[dict[str, Any]]) -> Examples:
     return Examples(columns=columns, texts=[first[pair] for pair in plan.pairs])
 
 
+def measured_cost(plan: EvaluatePlan) -> tuple[PassCost, dict[str, Any]]:
+    """c where the work will be done, and what machine that is."""
+    teacher = teachers.load(plan.train.corpus.teacher)
+    sampler = JointSampler.from_pretrained(plan.train.folder).to(teacher.device)
+    length = plan.train.corpus.settings.max_new_tokens
+    return pass_cost(teacher, sampler, batch=16, length=length), machine()
+
+
 def sweep_table(plan: EvaluatePlan) -> SweepTable | None:
     """What the sweep found, if the sampler comes from one."""
     if not plan.config.sweep.space:
@@ -284,14 +292,17 @@ def sweep_table(plan: EvaluatePlan) -> SweepTable | None:
 def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     """Do all items, put the numbers together, write results.json."""
     corpus = plan.train.corpus
-    teacher = teachers.load(corpus.teacher)
-    sampler = JointSampler.from_pretrained(plan.train.folder).to(teacher.device)
-    sampler.check_teacher(teacher)
+    teacher = teachers.describe(
+        corpus.teacher
+    )  # the driver's node may be too small for its weights
+    sampler = JointSampler.from_pretrained(plan.train.folder)
+    sampler.check_fingerprint(teacher)
     verify_corpus(corpus.folder)  # a damaged file is named here, not in a worker's traceback
     work = plan.items()
-    pool = cluster.pool(plan.settings.actors)
-    # On the driver, before the actors take the cores.
-    cost = pass_cost(teacher, sampler, batch=16, length=corpus.settings.max_new_tokens)
+    pool = cluster.pool(plan.settings.actors, corpus.teacher.device)
+    # On a worker's device, before the actors take the cores.
+    measure = ray.remote(measured_cost).options(**pool.resources)
+    cost, hardware = ray.get(measure.remote(plan))
     progress = Progress("evaluate", len(work), "items")
     rows = []
     done = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
@@ -313,7 +324,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     results = Results(
         config=plan.config.model_dump(exclude={"pretrain"}),
         versions=packages(),
-        machine=machine(),
+        machine=hardware,
         teacher=TeacherCard(
             name=teacher.name,
             family=teacher.family,

@@ -180,9 +180,8 @@ def trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) -> Non
 def tuner(plan: SweepPlan, tracker: Tracker) -> tune.Tuner:
     """New, or as a run that was cut off left it."""
     settings = plan.settings
-    resources = {"CPU": 0.01}  # the driver of a trial; its workers ask for their own
-    if cluster.has(cluster.DRIVERS):
-        resources[cluster.DRIVERS] = 0.01
+    # Of the driver of a trial; its workers ask for their own. Nodes that stay may have no CPU to give.
+    resources = {cluster.DRIVERS if cluster.has(cluster.DRIVERS) else "CPU": 0.01}
     trainable = tune.with_resources(
         tune.with_parameters(trial, plan=plan, uri=tracker.uri, parent=tracker.run_id), resources
     )
@@ -193,7 +192,7 @@ def tuner(plan: SweepPlan, tracker: Tracker) -> tune.Tuner:
         return tune.Tuner.restore(
             path, trainable=trainable, resume_errored=True, resume_unfinished=True
         )
-    pool = cluster.pool(0)
+    pool = cluster.pool(0, plan.corpus.teacher.device)
     together = settings.at_once or max(1, pool.size // (settings.workers or pool.size))
     scheduler = None
     if settings.scheduler == "asha":

@@ -537,7 +537,7 @@ def fit(
 
     Returns (metrics of the last report, number of workers).
     """
-    pool = fitting_pool(cluster.pool(workers), plan.settings)
+    pool = fitting_pool(cluster.pool(workers, plan.corpus.teacher.device), plan.settings)
     on_gpu = pool.gpus > 0
     try:
         result = TorchTrainer(
