@@ -390,6 +390,24 @@ def found(plan: CorpusPlan) -> dict[int, Shard]:
     return shards
 
 
+def finish(plan: CorpusPlan, shards: dict[int, Shard]) -> CorpusManifest:
+    """Write the manifest of a corpus whose shards are all there, and hold the corpus against it."""
+    manifest = CorpusManifest(
+        key=plan.key,
+        teacher=plan.teacher.name,
+        fingerprint=plan.fingerprint,
+        seed=plan.seed,
+        rows=plan.settings.rows,
+        held_out=plan.settings.held_out,
+        settings=plan.settings.model_dump(include=DECODING),
+        state_bytes=2 * plan.settings.max_new_tokens * plan.hidden_size,
+        shards=[shards[index] for index in sorted(shards)],
+    )
+    write_manifest(plan.folder, manifest)
+    verify_corpus(plan.folder)
+    return manifest
+
+
 def run(plan: CorpusPlan) -> dict[str, Any]:
     """Make the missing shards, check the whole, and say what there is."""
     claim(plan)
@@ -415,19 +433,7 @@ def run(plan: CorpusPlan) -> dict[str, Any]:
             shards[plan.index(shard.name)] = shard
             progress.advance(shard.rows)
             seconds += row["seconds"]
-    manifest = CorpusManifest(
-        key=plan.key,
-        teacher=plan.teacher.name,
-        fingerprint=plan.fingerprint,
-        seed=plan.seed,
-        rows=plan.settings.rows,
-        held_out=plan.settings.held_out,
-        settings=plan.settings.model_dump(include=DECODING),
-        state_bytes=2 * plan.settings.max_new_tokens * plan.hidden_size,
-        shards=[shards[index] for index in sorted(shards)],
-    )
-    write_manifest(plan.folder, manifest)
-    verify_corpus(plan.folder)
+    manifest = finish(plan, shards)
     print(
         f"corpus: {plan.rows} rows, each once, in {plan.shards} shards, {reused} of them from an "
         f"earlier run; 1/{1 / manifest.share_of_all_states:.0f} of the bytes of all states",
