@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UserError, unknown_name
 
@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class RunConfig(Section):
@@ -90,7 +90,7 @@ class CorpusConfig(Section):
     anchors: int = Field(
         0,
         ge=0,
-        description="states per row kept with their targets: training needs no teacher then",
+        description="states per row kept with their targets: no teacher pass per training step",
     )
     top: PositiveInt = Field(
         64, description="log-probabilities kept per target, and the rest's mass"
@@ -153,6 +153,14 @@ class Range(Section):
     high: float
     log: bool = False
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low} must be less than high={self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs a low above 0, not {self.low}")
+        return self
+
 
 class SweepConfig(Section):
     """workflows/sweep.py: which sampler and which training buy most; the best is trained to the end."""
@@ -190,9 +198,7 @@ class EvaluateConfig(Section):
 class EstimateConfig(Section):
     """pipeline.py --plan and workflows/estimate.py: the machine that a forecast is for."""
 
-    gpus: int = Field(
-        0, ge=0, description="0: what the cluster of $RAY_ADDRESS has, else this machine"
-    )
+    gpus: int = Field(0, ge=0, description="0: those of this machine")
     gpu_flops: float = Field(
         3e14,
         gt=0,

@@ -92,11 +92,13 @@ def read_manifest(folder: Location) -> CorpusManifest:
     where = storage.join(folder, NAME)
     try:
         return CorpusManifest.model_validate_json(storage.read(where))
-    except OSError:
+    except FileNotFoundError:
         raise UserError(
             f"{storage.shown(folder)} has no {NAME}: the corpus is not finished. Run the corpus stage "
             "again; it goes on with the missing shards."
         ) from None
+    except OSError as error:
+        raise UserError(f"Cannot read {storage.shown(where)}: {error}.") from None
     except ValidationError as error:
         raise UserError(
             f"{storage.shown(where)} is damaged ({error.errors()[0]['msg']}): delete it and run the "
@@ -119,7 +121,11 @@ def damaged(folder: Location, shards: Iterable[Shard]) -> dict[str, str]:
             if name not in present:
                 wrong[name] = "is missing"
                 continue
-            data = storage.read(storage.join(folder, name))
+            try:
+                data = storage.read(storage.join(folder, name))
+            except OSError as error:
+                wrong[name] = f"cannot be read ({error})"
+                continue
             if storage.sha256(data) != expected:
                 wrong[name] = f"is not what was written ({len(data)} bytes, sha256 differs)"
     return wrong

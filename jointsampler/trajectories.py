@@ -67,7 +67,7 @@ class Trajectories:
         ).select(ids.argsort())
 
     def select(self, index: Sequence[int] | Tensor) -> Trajectories:
-        index = torch.as_tensor(index)
+        index = torch.as_tensor(index, dtype=torch.long)
         return Trajectories(
             self.row_ids[index],
             [self.prompts[i] for i in index.tolist()],

@@ -92,7 +92,9 @@ class CorpusPlan:
 
     @property
     def key(self) -> str:
-        settings = self.settings.model_dump(exclude={"actors", "prompts", "sampler"})
+        settings = self.settings.model_dump(
+            exclude={"actors", "prompts", "sampler", "anchors", "top"}
+        )
         start = self.settings.sampler
         kept = None if self.offline is None else dataclasses.asdict(self.offline)
         weights = start and storage.sha256(
@@ -119,7 +121,7 @@ class CorpusPlan:
         return f"part-{index:05d}.parquet"
 
     def index(self, name: str) -> int:
-        return int(name[5:10])
+        return int(name.removeprefix("part-").removesuffix(".parquet"))
 
     def is_on_policy(self, row: int) -> bool:
         """Training rows alone: held-out ones are always the teacher's."""

@@ -6,7 +6,7 @@
 Arithmetic on shapes: two FLOPs per weight and token of a forward pass, six of a
 training one, at a sustained rate per device that the user may set
 (estimate.gpu_flops, estimate.core_flops). The fixed costs are measurements of
-this code (README, "On a cluster"). A forecast, not a promise: attention's
+this code (README, "Large corpora, other machines"). A forecast, not a promise: attention's
 quadratic part and batches too small to fill a device are not in it.
 """
 
@@ -100,8 +100,19 @@ def corpus_stage(plan: corpus.CorpusPlan, teacher: Teacher, devices: Devices) ->
     waves = math.ceil(plan.shards / actors)
     flops *= waves * actors / plan.shards
     overhead = START_ACTORS_S + plan.shards * (DISPATCH_S + VERIFY_S)
-    disk = plan.rows * length * CORPUS_BYTES_A_TOKEN
+    disk = plan.rows * length * CORPUS_BYTES_A_TOKEN + plan.rows * offline_bytes(
+        plan, length, teacher
+    )
     return Stage("corpus", f"{plan.rows} rows", flops, actors, overhead, disk)
+
+
+def offline_bytes(plan: corpus.CorpusPlan, length: float, teacher: Teacher) -> float:
+    """Of one row's targets, which every training worker holds in memory."""
+    kept = plan.offline
+    if kept is None:
+        return 0.0
+    opening = 2.0 * length * teacher.hidden_size * (1 + len(kept.read_layers))
+    return kept.anchors * (opening + kept.depths * (kept.near + kept.far) * (6 * kept.top + 8))
 
 
 def training_stage(

@@ -48,7 +48,7 @@ from jointsampler.report.results import (
     SweepTable,
     TeacherCard,
 )
-from workflows import cluster, entry, teachers, train
+from workflows import cluster, entry, sweep, teachers, train
 from workflows.stage import Progress, digest, require, run_once, write_json
 from workflows.tracking import Tracker, open_run
 
@@ -72,7 +72,8 @@ class EvaluatePlan:
 
     @property
     def key(self) -> str:
-        return digest(self.train.key, self.settings.model_dump(exclude={"actors"}))
+        swept = self.config.sweep.model_dump() if self.config.sweep.space else None
+        return digest(self.train.key, self.settings.model_dump(exclude={"actors"}), swept)
 
     def intact(self) -> bool:
         return self.results.exists()
@@ -353,7 +354,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
 
 def main() -> None:
     config, out = entry.parse(__doc__)
-    evaluate_plan = plan(config, out)
+    evaluate_plan = plan(sweep.settled(config, out), out)
     require(evaluate_plan.train)
     cluster.connect()
     with open_run(config, out) as tracker:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from jointsampler.config import Config
 from jointsampler.report.page import write_report
 from jointsampler.report.results import read_results
-from workflows import entry, evaluate
+from workflows import entry, evaluate, sweep
 from workflows.stage import digest, require, run_once
 from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker, open_run
 
@@ -47,14 +47,14 @@ def plan(config: Config, out: Path) -> ReportPlan:
 def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:
     page = write_report(read_results(plan.evaluate.results), plan.page.parent)
     tracker.log_folder(page.parent, "report")
-    alias = BEST if plan.swept else NEWEST
-    version = tracker.register_sampler(plan.evaluate.train.folder, alias)
+    aliases = [NEWEST, BEST] if plan.swept else [NEWEST]
+    version = tracker.register_sampler(plan.evaluate.train.folder, aliases)
     return {"page": str(page), "model": f"models:/{REGISTERED_MODEL}/{version}"}
 
 
 def main() -> None:
     config, out = entry.parse(__doc__)
-    report_plan = plan(config, out)
+    report_plan = plan(sweep.settled(config, out), out)
     require(report_plan.evaluate)
     with open_run(config, out) as tracker:
         run_once(report_plan, lambda: run(report_plan, tracker))

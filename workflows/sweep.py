@@ -12,6 +12,7 @@ to the end.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
@@ -62,20 +63,24 @@ class SweepPlan:
     @property
     def key(self) -> str:
         settings = self.settings.model_dump(exclude={"at_once", "workers"})
-        sections = self.config.model_dump(include={"sampler", "train"})
-        return digest(self.corpus.key, settings, sections, self.config.run.seed)
+        return digest(self.trial({}).key, settings)
 
     def intact(self) -> bool:
         return self.table.exists()
 
-    def trial(self, values: dict[str, Any]) -> train.TrainPlan:
+    def trial(self, values: dict[str, Any], name: str = "") -> train.TrainPlan:
         """The training of one trial; UserError where a value fits no key."""
-        config = changed(self.config, values)
-        return train.plan_on(self.corpus, config, self.folder / digest(values))
+        made = train.plan_on(
+            self.corpus, changed(self.config, values), self.folder / f"{digest(values)}{name}"
+        )
+        return dataclasses.replace(made, trial=name)
 
 
 def values_of(choice: list[Any] | Range) -> list[Any]:
-    return [choice.low, choice.high] if isinstance(choice, Range) else choice
+    """All of a list; of a range its ends and what lies between, which an integer key refuses."""
+    if not isinstance(choice, Range):
+        return choice
+    return [choice.low, choice.low + 0.37 * (choice.high - choice.low), choice.high]
 
 
 def plan(config: Config, out: Path) -> SweepPlan:
@@ -102,6 +107,10 @@ def plan(config: Config, out: Path) -> SweepPlan:
             raise UserError(f"sweep.space.{key} holds no values.")
         for value in values_of(choice):
             made.trial({key: value})
+    if settings.scheduler == "asha" and settings.grace > settings.steps:
+        raise UserError(
+            f"sweep.grace={settings.grace} exceeds sweep.steps={settings.steps}: no trial would ever be stopped."
+        )
     if settings.search == "optuna":
         optuna_search()
     return made
@@ -165,8 +174,10 @@ class ObjectiveReporter(TuneReportCallback):
 def trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) -> None:
     """What Tune runs per trial: one training, and its child run in MLflow."""
     os.environ |= cluster.ENVIRONMENT
-    train_plan = plan.trial(values)
-    with child_run(uri, parent, train_plan.key, values) as run_id:
+    # A search may draw the same values twice; a grid does not, and its folders keep plain names.
+    name = "" if plan.settings.search == "grid" else f"-{tune.get_context().get_trial_id()}"
+    train_plan = plan.trial(values, name)
+    with child_run(uri, parent, train_plan.key + name, values) as run_id:
         reporters = [
             ObjectiveReporter(plan.settings),
             TrainReporter(uri, run_id, train_plan.settings.steps, name=train_plan.folder.name),
@@ -198,7 +209,10 @@ def tuner(plan: SweepPlan, tracker: Tracker) -> tune.Tuner:
     if settings.scheduler == "asha":
         # By the training's own step: Tune's count of reports starts again after a restore.
         scheduler = tune.schedulers.AsyncHyperBandScheduler(
-            time_attr="step", grace_period=settings.grace, max_t=settings.steps
+            time_attr="step",
+            grace_period=settings.grace,
+            max_t=settings.steps,
+            stop_last_trials=False,  # who reaches the end reports its best once more
         )
     return tune.Tuner(
         trainable,
@@ -229,6 +243,7 @@ def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
     plan.folder.mkdir(exist_ok=True)
     close_orphans(tracker)
     grid = tuner(plan, tracker).fit()
+    close_orphans(tracker)  # those that the scheduler stopped
     trials = []
     for result in grid:
         metrics = result.metrics or {}
@@ -280,6 +295,11 @@ def row(plan: SweepPlan, values: dict[str, Any], metrics: dict[str, Any]) -> Tri
 def chosen(config: Config, results: dict[str, Any]) -> Config:
     """The configuration that the sweep's best trial had, with the training at its full length."""
     return changed(config, results["best"])
+
+
+def settled(config: Config, out: Path) -> Config:
+    """What the stages after a sweep go by: its best, or ``config`` itself without a sweep."""
+    return chosen(config, require(plan(config, out))) if config.sweep.space else config
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class Tracker:
     def log_folder(self, folder: Path, artifact_path: str) -> None:
         self.client.log_artifacts(self.run_id, str(folder), artifact_path)
 
-    def register_sampler(self, folder: Path, alias: str) -> str:
+    def register_sampler(self, folder: Path, aliases: Sequence[str]) -> str:
         """Log the sampler as a pyfunc model that generates, register it, return its version."""
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=self.run_id):
@@ -94,7 +94,8 @@ class Tracker:
                 registered_model_name=REGISTERED_MODEL,
             )
         version = str(info.registered_model_version)
-        self.client.set_registered_model_alias(REGISTERED_MODEL, alias, version)
+        for alias in aliases:
+            self.client.set_registered_model_alias(REGISTERED_MODEL, alias, version)
         return version
 
 

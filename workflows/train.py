@@ -9,6 +9,7 @@ step, rank). What a step computes is ``jointsampler/distill``.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import math
@@ -17,8 +18,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ from workflows import cluster, corpus, entry, teachers
 from workflows.stage import digest, require, run_once
 from workflows.tracking import TrainReporter, open_run
 
+CPU_SHARE = 0.9  # of a CPU per worker: drivers of trials need some crumbs of it
 ENGINE_TAG, PROGRESS = "engine", "progress.pt"  # in a checkpoint
 # Without a GPU: no search for one, and no minutes of compiling Muon's small matrix products.
 CPU_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
@@ -74,6 +76,7 @@ class TrainPlan:
     sampler: SamplerConfig
     settings: TrainConfig
     seed: int
+    trial: str = ""  # tells trials of a sweep apart that drew the same values
 
     stage = "train"
 
@@ -125,7 +128,7 @@ def check_offline(corpus_plan: corpus.CorpusPlan, config: Config) -> None:
         raise UserError(
             f"The corpus keeps targets for k_max={kept.depths + 1}, near={kept.near}, far={kept.far}, "
             f"near_share={kept.near_share} and {len(kept.read_layers)} features: train with these "
-            "(k_max may be less), or with corpus.anchors=0."
+            "(in a sweep k_max may be less), or with corpus.anchors=0."
         )
     if config.train.hidden_weight:
         raise UserError(
@@ -174,7 +177,9 @@ def build_optimizer(sampler: JointSampler, settings: TrainConfig) -> torch.optim
     )
 
 
-def start_engine(sampler: JointSampler, settings: TrainConfig, device: torch.device) -> Any:
+def start_engine(
+    sampler: JointSampler, settings: TrainConfig, device: torch.device, low_precision: bool
+) -> Any:
     import deepspeed  # in the worker only: the driver never needs it
 
     if device.type == "cpu":
@@ -192,6 +197,11 @@ def start_engine(sampler: JointSampler, settings: TrainConfig, device: torch.dev
             "gradient_clipping": settings.clip if settings.optimizer == "adamw" else 0.0,
             "zero_optimization": {"stage": settings.zero_stage},
             "gradient_accumulation_steps": settings.accumulate,
+            # On CUDA DeepSpeed switches an autocast around it off unless it is told of it.
+            "torch_autocast": {
+                "enabled": low_precision and device.type == "cuda",
+                "dtype": "bfloat16",
+            },
             "steps_per_print": 10**9,
         },
     )
@@ -208,20 +218,28 @@ def validate(
 ) -> dict[str, float]:
     """Captured dependency and nats per token on held-out trajectories, each worker a share of them."""
     metrics = {}
-    rows = held_out.select(range(min(settings.validate_rows, len(held_out)))[rank::world])
-    sampler.eval()
+    share = range(min(settings.validate_rows, len(held_out)))[rank::world]
     for k in settings.validate_k:
-        part = block_kl(teacher, sampler, rows, k=k)
-        parts = [None] * world
+        own = np.empty((0, 2))
+        if len(share):
+            own = block_kl(teacher, sampler, held_out.select(share), k=k).per_trajectory
+        parts = [own]
         if world > 1:
-            torch.distributed.all_gather_object(parts, part.per_trajectory)
-        else:
-            parts = [part.per_trajectory]
-        whole = summarize(k, np.concatenate(parts), part.blocks)
+            parts = [None] * world
+            torch.distributed.all_gather_object(parts, own)
+        whole = summarize(k, np.concatenate(parts), blocks=0)
+        if whole.captured is None:
+            raise diverged("its block KL is not a number", settings)
         metrics[f"captured_k{k}"] = whole.captured.value
         metrics[f"nats_k{k}"] = whole.sampler.value / k  # per token
-    sampler.train()
     return metrics
+
+
+def diverged(how: str, settings: TrainConfig) -> UserError:
+    return UserError(
+        f"Training diverged: {how}. Lower train.lr ({settings.lr}) and train.muon_lr "
+        f"({settings.muon_lr}); submitted again it goes on from the last checkpoint."
+    )
 
 
 @dataclass
@@ -259,30 +277,14 @@ def copied(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
-@contextmanager
-def gathered(sampler: JointSampler, zero_stage: int) -> Iterator[None]:
-    """Whole weights inside, also where ZeRO-3 keeps a part of each on every rank."""
+def whole_weights(sampler: JointSampler, zero_stage: int) -> dict[str, torch.Tensor]:
+    """A copy on the CPU, also where ZeRO-3 keeps a part of each weight on every rank; all ranks call it."""
     if zero_stage < 3:
-        yield
-        return
+        return copied(sampler.state_dict())
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(sampler.parameters())):
-        yield
-
-
-@contextmanager
-def holding(sampler: JointSampler, weights: dict[str, torch.Tensor] | None) -> Iterator[None]:
-    """``sampler`` with other weights for a while (None: with its own)."""
-    if weights is None:
-        yield
-        return
-    own = copied(sampler.state_dict())
-    sampler.load_state_dict(weights)
-    try:
-        yield
-    finally:
-        sampler.load_state_dict(own)
+        return copied(sampler.state_dict())
 
 
 def resume(engine: Any, checkpoint: Checkpoint, world: int, rank: int) -> Progress:
@@ -347,14 +349,15 @@ def train_loop(plan: TrainPlan) -> None:
     trajectories.check_teacher(teacher)
     n = len(trajectories)
     sampler = new_sampler(plan.sampler, settings, plan.seed, teacher)
-    engine = start_engine(sampler, settings, device)
-    progress = Progress()
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
-        progress = resume(engine, checkpoint, world, rank)
+    twin = copy.deepcopy(sampler)  # outside the engine: what is validated and saved
     fast = settings.precision == "bfloat16" or (
         settings.precision == "auto" and bf16_is_fast(device)
     )
     low = torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
+    engine = start_engine(sampler, settings, device, fast)
+    progress = Progress()
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        progress = resume(engine, checkpoint, world, rank)
     states = states_of(plan, sampler.reading(teacher), trajectories)
     if settings.cache_gib and plan.corpus.offline is None:
         begin = time.monotonic()
@@ -367,11 +370,11 @@ def train_loop(plan: TrainPlan) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-    ratio = pass_cost(teacher, sampler.eval(), batch=16, length=trajectories.length).ratio
-    sampler.train()
+    ratio = pass_cost(teacher, twin.eval(), batch=16, length=trajectories.length).ratio
     distill = distill_settings(settings)
     clock, recent = Clock(states, progress.step), Recent()
-    for step in range(progress.step, settings.steps):
+    over = settings.patience and progress.waited >= settings.patience  # ended before it was resumed
+    for step in range(progress.step, progress.step if over else settings.steps):
         index, starts = draw_states(
             n, trajectories.length, settings.batch_size // world, plan.seed, step, rank, world
         )
@@ -395,19 +398,16 @@ def train_loop(plan: TrainPlan) -> None:
         if done % settings.report_every == 0 or last:
             report = recent.means()
             if not math.isfinite(report["loss"]):
-                raise UserError(
-                    f"Training diverged: the loss is {report['loss']} at step {done}. Lower train.lr "
-                    f"({settings.lr}) and train.muon_lr ({settings.muon_lr}); submitted again it goes on "
-                    "from the last checkpoint."
-                )
+                raise diverged(f"the loss is {report['loss']} at step {done}", settings)
             report |= clock.read(settings.batch_size, done, settings.steps)
             report["lr_factor"] = schedule(step, settings)
             recent = Recent()
         if done % settings.validate_every == 0 or last:
             clock.stop()
-            with gathered(sampler, settings.zero_stage), holding(sampler, progress.average):
-                validation = validate(teacher, sampler, held_out, settings, rank, world)
-                progress.validated(validation, copied(sampler.state_dict()))
+            weights = progress.average or whole_weights(sampler, settings.zero_stage)
+            twin.load_state_dict(weights)
+            validation = validate(teacher, twin, held_out, settings, rank, world)
+            progress.validated(validation, copied(weights))
             report |= validation | {"pass_cost_ratio": ratio}
             clock.go_on()
         if settings.patience and progress.waited >= settings.patience and not last:
@@ -424,7 +424,11 @@ def train_loop(plan: TrainPlan) -> None:
         if done % settings.save_every == 0 or last:
             report |= {"step": done, "best_step": progress.best_step}
             report |= {f"best_{name}": v for name, v in (progress.best_metrics or {}).items()}
-            save(engine, sampler, progress, report, settings.zero_stage, rank, world)
+            # Before the first validation, the weights as they are.
+            twin.load_state_dict(
+                progress.best_weights or whole_weights(sampler, settings.zero_stage)
+            )
+            save(engine, twin, progress, report, rank, world)
         elif report:
             ray.train.report(report)
         if last:
@@ -499,7 +503,6 @@ def save(
     sampler: JointSampler,
     progress: Progress,
     report: dict[str, Any],
-    zero_stage: int,
     rank: int,
     world: int,
 ) -> None:
@@ -508,11 +511,7 @@ def save(
         engine.save_checkpoint(folder, tag=ENGINE_TAG)
         if rank == 0:
             torch.save({**vars(progress), "world": world}, Path(folder) / PROGRESS)
-        with gathered(sampler, zero_stage):
-            if rank == 0:
-                # Before the first validation, the weights as they are.
-                with holding(sampler, progress.best_weights):
-                    sampler.save_pretrained(Path(folder) / SAMPLER_FOLDER)
+            sampler.save_pretrained(Path(folder) / SAMPLER_FOLDER)
         ray.train.report(
             report,
             checkpoint=Checkpoint.from_directory(folder),
@@ -527,6 +526,11 @@ def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:
             f"train.batch_size={settings.batch_size} is not a multiple of train.workers={pool.size}."
         )
     size = next(n for n in range(pool.size, 0, -1) if settings.batch_size % n == 0)
+    if settings.batch_size // size % settings.accumulate:
+        raise UserError(
+            f"train.accumulate={settings.accumulate} does not divide a worker's share of the batch, "
+            f"train.batch_size={settings.batch_size} over {size} workers."
+        )
     return dataclasses.replace(pool, size=size)
 
 
@@ -546,11 +550,11 @@ def fit(
             scaling_config=ScalingConfig(
                 num_workers=pool.size,
                 use_gpu=on_gpu,
-                resources_per_worker={"GPU": 1} if on_gpu else {"CPU": pool.cpus},
+                resources_per_worker={"GPU": 1} if on_gpu else {"CPU": CPU_SHARE},
             ),
             run_config=RunConfig(
                 # The name is the plan's key: the same plan goes on from its last checkpoint.
-                name=plan.key,
+                name=plan.key + plan.trial,
                 storage_path=str(storage.join(plan.corpus.storage, "train")),
                 failure_config=FailureConfig(max_failures=plan.settings.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -580,8 +584,10 @@ def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
 
 
 def main() -> None:
+    from workflows import sweep  # which builds on this file
+
     config, out = entry.parse(__doc__)
-    train_plan = plan(config, out)
+    train_plan = plan(sweep.settled(config, out), out)
     require(train_plan.corpus)
     cluster.connect()
     with open_run(config, out) as tracker:

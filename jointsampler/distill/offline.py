@@ -56,18 +56,19 @@ class TopTruth:
 
     def outcomes(self, teacher: Teacher, law: Tensor) -> tuple[Tensor, Tensor]:
         top = law.gather(-1, self.ids)
-        mass = torch.logsumexp(top, dim=-1).clamp_max(-1e-6)
-        rest = torch.log(-torch.expm1(mass))[:, None]
+        rest = _log_rest(top)[:, None]
         return torch.cat([self.log_probs, self.rest[:, None]], dim=-1), torch.cat([top, rest], -1)
+
+
+def _log_rest(log_probs: Tensor) -> Tensor:
+    """Logarithm of the mass that [N, m] log-probabilities leave, [N]."""
+    return torch.log(-torch.expm1(torch.logsumexp(log_probs, dim=-1).clamp_max(-1e-6)))
 
 
 def top_of(log_probs: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     """(ids, log-probabilities [N, m], log of the rest [N]) of normalised log_probs [N, V]."""
     best, ids = log_probs.topk(top, dim=-1)
-    rest = torch.log(
-        (-torch.expm1(torch.logsumexp(best, dim=-1).clamp_max(-1e-6))).clamp_min(1e-30)
-    )
-    return ids, best, rest
+    return ids, best, _log_rest(best)
 
 
 def anchors_of(row_ids: Tensor, length: int, settings: OfflineSettings) -> Tensor:
@@ -191,12 +192,7 @@ class OfflineStates:
                 f"The corpus keeps no offline targets of row {missing[0]} and {len(missing) - 1} others: "
                 "run the corpus stage again with the same corpus.anchors."
             )
-        self.bytes = sum(map(len, files))
-        self.kept: dict[int, Tensor] = {}
-        self.teacher_rows, self.teacher_seconds, self.seconds = 0, 0.0, 0.0
-
-    def fill(self, rows: Sequence[int]) -> None:
-        """Nothing to do: they are all here."""
+        self.teacher_seconds = self.seconds = 0.0  # as in TeacherStates
 
     @torch.no_grad()
     def targets(
@@ -218,7 +214,13 @@ class OfflineStates:
         opening = torch.zeros(len(rows), width, picked["opening"][0].shape[-1], device=device)
         for row, state in enumerate(picked.pop("opening")):
             _right_aligned(opening[row], state)
-        stored = {name: torch.stack(values).to(device) for name, values in picked.items()}
+        # Half precision is for the disk: autocast would refuse to stack it.
+        stored = {
+            name: torch.stack([v.float() if v.is_floating_point() else v for v in values]).to(
+                device
+            )
+            for name, values in picked.items()
+        }
         t = stored["starts"]
         at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
         made = []
@@ -226,8 +228,8 @@ class OfflineStates:
             window = Window(stored["positions"][:, d].long(), stored["weight"][:, d])
             truth: Truth = TopTruth(
                 stored["ids"][:, d].long().flatten(0, 1),
-                stored["log_probs"][:, d].float().flatten(0, 1),
-                stored["rest"][:, d].float().flatten(),
+                stored["log_probs"][:, d].flatten(0, 1),
+                stored["rest"][:, d].flatten(),
             )
             made.append(DepthTargets(window, truth, None))
         self.seconds += time.perf_counter() - begin
