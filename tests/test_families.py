@@ -53,6 +53,31 @@ def expected(name: str, folder: Path, weights, ids: list[int]) -> np.ndarray:
     return np.concatenate([logits[:1], logits[:-1]]) if shifted else logits
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_reading_teacher_carries_its_inner_layers_and_answers_as_before(made, name):
+    """What it carries beside the final states is an inner layer's output; decoding works with it."""
+    folder, _ = made[name]
+    teacher = load_teacher(str(folder), device="cpu", **options(folder))
+    ids = torch.tensor([[teacher.pad_id, 3, teacher.mask_id, 7, 9], [4, 5, teacher.mask_id, 7, 9]])
+    real = torch.tensor([[False, True, True, True, True], [True] * 5])
+    assert teacher.layers == 2
+    reading, size = teacher.reading((1,)), teacher.hidden_size
+    plain, states = teacher.hidden(ids, real), reading.hidden(ids, real)
+    assert states.shape == (2, 5, 2 * size)
+    assert torch.equal(states[..., :size], plain)
+    assert torch.equal(reading.logits(states), teacher.logits(plain))
+    inner = states[..., size:]
+    assert not torch.allclose(inner, plain, atol=1e-2)
+    # A masked position's inner state moves with its neighbours: it is no mere embedding.
+    other = ids.clone()
+    other[:, 3] = 8
+    moved = (reading.hidden(other, real)[..., size:] - inner).abs().amax(-1)
+    assert (moved[:, 2] > 0).all()
+    sampler = JointSampler.for_teacher(teacher, features=1)
+    out = generate(teacher, sampler, method="joint", k=2, max_new_tokens=4, num_samples=2)
+    assert out.responses.shape == (2, 4)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_equal_the_independent_computation_padded_or_not(made, name, attention):
