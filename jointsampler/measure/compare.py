@@ -45,7 +45,7 @@ def default_grid(ks: Sequence[int]) -> list[Setting]:
     """Every method at the settings that trace its frontier."""
     fixed = ("marginal", "joint", "lossless", "lossless_tokens")
     rules = {
-        "adaptive": ("budget", (0.02, 0.05, 0.1, 0.2, 0.4)),
+        "adaptive": ("budget", (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)),
         "threshold": ("threshold", (0.95, 0.9, 0.7, 0.5)),
         "factor": ("factor", (0.5, 1.0, 2.0)),
         "entropy_bound": ("bound", (0.1, 0.5, 2.0)),
