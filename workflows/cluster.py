@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -88,4 +89,6 @@ def user_error_in(error: BaseException) -> UserError | None:
         seen.append(at)
         workers = getattr(at, "worker_failures", None) or {}
         queue += [at.__context__, at.__cause__, getattr(at, "cause", None), *workers.values()]
-    return None
+    # Causes do not survive the way from a Ray Data actor; their text does.
+    told = re.findall(rf"^{UserError.__module__}\.UserError: (.+)$", str(error), flags=re.MULTILINE)
+    return UserError(told[-1]) if told else None

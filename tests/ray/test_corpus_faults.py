@@ -89,6 +89,20 @@ def test_damaged_and_missing_shards_are_made_again_and_no_others(
     assert verify_corpus(folder)[0].shards == clean
 
 
+def test_a_shard_that_cannot_be_written_is_told_in_one_sentence_and_nothing_is_lost(
+    three_nodes: Head, clean, tmp_path
+):
+    in_the_way = tmp_path / "corpus" / "part-00009.parquet"
+    in_the_way.mkdir(parents=True)
+    process = start(three_nodes, "corpus", tmp_path, *CORPUS)
+    assert process.wait(180) == 2
+    last = (tmp_path / "corpus.log").read_text().strip().splitlines()[-1]
+    assert last.startswith("error: Corpus rows 144 to 159 (part-00009.parquet) could not be made")
+    in_the_way.rmdir()
+    finish(start(three_nodes, "corpus", tmp_path, *CORPUS), tmp_path, "corpus")
+    assert verify_corpus(tmp_path / "corpus")[0].shards == clean
+
+
 def test_a_killed_raylet_costs_nothing_but_time(three_nodes: Head, clean, tmp_path):
     process = start(three_nodes, "corpus", tmp_path, *CORPUS)
     caught_in_the_middle(tmp_path)
