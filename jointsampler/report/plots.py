@@ -156,9 +156,10 @@ def _heat_map(table: SweepTable, down: str, across: str) -> str:
     colours = "YlGn_r" if table.objective == "nats_at_speed" else "YlGn"
     finite = [[v if v != float("inf") else float("nan") for v in row] for row in values]
     axes.imshow(finite, cmap=colours, aspect="auto")
+    label = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 1}  # readable on any colour
     for i, row in enumerate(values):
         for j, value in enumerate(row):
-            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8)
+            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8, bbox=label)
     axes.set_xticks(range(len(columns)), [str(v) for v in columns])
     axes.set_yticks(range(len(rows)), [str(v) for v in rows])
     axes.set_xlabel(across)
