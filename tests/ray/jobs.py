@@ -42,7 +42,7 @@ def start(head: Head, stage: str, out: Path, *overrides: str) -> subprocess.Pope
                 *(sys.executable, ROOT / "workflows" / f"{stage}.py", "--out", out),
                 *("--config", ROOT / "workflows/configs/quickstart.yaml", *SMALL, *overrides),
             ],
-            env=head.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=head.driver_environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
 

@@ -54,7 +54,6 @@ class Head:
         self.environment = os.environ | {
             "RAY_AUTH_MODE": "disabled",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            "RAY_ADDRESS": f"127.0.0.1:{self.gcs}",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             # A dead node is noticed in seconds here, not in half a minute.
             "RAY_health_check_initial_delay_ms": "2000",
@@ -62,6 +61,8 @@ class Head:
             "RAY_health_check_timeout_ms": "3000",
             "RAY_health_check_failure_threshold": "3",
         }
+        # For drivers alone: a node, or a submitted job, must not be sent elsewhere by it.
+        self.driver_environment = self.environment | {"RAY_ADDRESS": f"127.0.0.1:{self.gcs}"}
         self.cpus, self.nodes = cpus, []
         self._folder = tempfile.TemporaryDirectory(
             prefix="js", dir="/tmp", ignore_cleanup_errors=True
@@ -94,6 +95,8 @@ class Head:
             [
                 *("ray", "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats"),
                 *("--min-worker-port=0", "--max-worker-port=0", *arguments),
+                # Jobs go through it; its usual port may be another Ray's on this machine.
+                f"--dashboard-agent-listen-port={free_port()}",
             ],
             env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -105,7 +108,7 @@ class Head:
         """Nodes that the cluster counts as alive."""
         code = "import ray; ray.init(logging_level='error'); print(sum(n['Alive'] for n in ray.nodes()))"
         done = subprocess.run(
-            [sys.executable, "-c", code], env=self.environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code], env=self.driver_environment, capture_output=True, text=True, check=True
         )  # fmt: skip
         return int(done.stdout.split()[-1])
 
