@@ -109,7 +109,7 @@ def test_compare_measures_every_method_alike_and_draws_the_frontier(
     assert status == 0
     written = json.loads((tmp_path / "compare.json").read_text())
     names = [row["method"] for row in written["rows"]]
-    assert names == ["sequential", "joint", "lossless", *["adaptive"] * 5, *["threshold"] * 4]
+    assert names == ["sequential", "joint", "lossless", *["adaptive"] * 6, *["threshold"] * 4]
     assert all(name in out for name in names)
     sequential, joint, lossless = written["rows"][:3]
     for kind in ("text", "tasks"):
