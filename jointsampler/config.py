@@ -64,6 +64,9 @@ class SamplerConfig(Section):
     features: int = Field(
         0, ge=0, description="intermediate teacher layers that it reads, evenly spaced"
     )
+    neighbors: int = Field(
+        0, ge=0, description="positions on each side whose embeddings each position reads"
+    )
 
 
 class CorpusConfig(Section):

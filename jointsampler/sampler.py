@@ -3,8 +3,9 @@
 Given the embedding of the canvas after a reveal and the previous hidden states
 it predicts the next hidden states, which the *teacher's own* frozen LM head
 reads (arXiv 2509.22738, section 3). It may also read intermediate layers of the
-teacher, as they were when the block was opened. The output projection starts at
-zero, so an untrained sampler is exactly the marginal model. How it is trained is
+teacher, as they were when the block was opened, and the embeddings beside each
+position, which spare its one attention the hop from a revealed token to the
+positions next to it. The output projection starts at zero, so an untrained sampler is exactly the marginal model. How it is trained is
 left to ``distill/``, how it is used to ``decoding/``.
 """
 
@@ -44,6 +45,7 @@ class JointSamplerConfig(PretrainedConfig):
         teacher_fingerprint: str = "",
         k_max: int = 8,
         read_layers: Sequence[int] = (),
+        neighbors: int = 0,
         **kwargs,
     ):
         self.teacher_hidden_size = teacher_hidden_size
@@ -58,6 +60,7 @@ class JointSamplerConfig(PretrainedConfig):
         self.teacher_fingerprint = teacher_fingerprint
         self.k_max = k_max  # the block length that it was trained for
         self.read_layers = list(read_layers)  # of the teacher, besides its final hidden states
+        self.neighbors = neighbors  # on each side, whose embeddings a position reads
         super().__init__(**kwargs)
 
 
@@ -93,11 +96,36 @@ def spaced_layers(teacher: Teacher, count: int) -> list[int]:
     return [round((i + 1) * teacher.layers / (count + 1)) for i in range(count)]
 
 
+def beside(x: Tensor, count: int, attention_mask: Tensor | None) -> Tensor:
+    """[B, S, 2 * count * H]: x [B, S, H] of ``count`` positions on each side, zero past the ends.
+
+    What attention_mask [B, S] hides is past the ends as well, so padding changes nothing.
+    """
+    if attention_mask is not None:
+        x = x * attention_mask[..., None]
+    length = x.shape[1]
+    padded = F.pad(x, (0, 0, count, count))
+    offsets = [o for o in range(2 * count + 1) if o != count]
+    return torch.cat([padded[:, o : o + length] for o in offsets], dim=-1)
+
+
 class Norm(nn.RMSNorm):
     """RMSNorm in the weight's own precision, also where autocast hands over something coarser."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    """Attention of [B, heads, S, head_dim] each, in float32 on a CPU.
+
+    There the fused kernel's backward pass in bfloat16 is five times slower.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
+    with torch.autocast("cpu", enabled=False):
+        mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=key_mask)
+    return mixed.to(v.dtype)
 
 
 class Layer(nn.Module):
@@ -118,9 +146,7 @@ class Layer(nn.Module):
         batch, length, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, S, head_dim]
-        mixed = F.scaled_dot_product_attention(
-            rotate(q, cos, sin), rotate(k, cos, sin), v, attn_mask=key_mask
-        )
+        mixed = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, key_mask)
         x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, -1))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
@@ -142,6 +168,8 @@ class JointSampler(PreTrainedModel):
             Norm(hidden, eps=config.norm_eps) for _ in config.read_layers
         )
         self.fuse = nn.Linear((2 + len(config.read_layers)) * hidden, config.width, bias=False)
+        if config.neighbors:
+            self.beside = nn.Linear(2 * config.neighbors * hidden, config.width, bias=False)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width, eps=config.norm_eps)
         self.project = nn.Linear(config.width, hidden, bias=False)
@@ -155,7 +183,7 @@ class JointSampler(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
-        if module is getattr(self, "project", None):
+        if module in (getattr(self, "project", None), getattr(self, "beside", None)):
             nn.init.zeros_(module.weight)
 
     def forward(
@@ -178,9 +206,12 @@ class JointSampler(PreTrainedModel):
         cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
         cos, sin = cos[:, None], sin[:, None]  # one for all heads
         previous, *read = states.split(config.teacher_hidden_size, dim=-1)
-        inputs = [self.embedding_norm(embedding), self.hidden_norm(previous)]
+        tokens = self.embedding_norm(embedding)
+        inputs = [tokens, self.hidden_norm(previous)]
         inputs += [norm(layer) for norm, layer in zip(self.layer_norms, read, strict=True)]
         x = self.fuse(torch.cat(inputs, dim=-1))
+        if config.neighbors:
+            x = x + self.beside(beside(tokens, config.neighbors, attention_mask))
         for layer in self.layers:
             x = layer(x, cos, sin, key_mask)
         hidden = previous + self.project(self.final_norm(x))
@@ -195,11 +226,13 @@ class JointSampler(PreTrainedModel):
         seed: int = 0,
         k_max: int = 8,
         features: int = 0,
+        neighbors: int = 0,
     ) -> JointSampler:
         """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
 
         ``k_max``: the longest block that it will be trained for. ``features``:
         how many intermediate layers of the teacher it reads, evenly spaced.
+        ``neighbors``: of how many positions on each side it reads the embeddings.
 
         Raises UserError where the width does not fit the teacher's heads.
         """
@@ -218,6 +251,7 @@ class JointSampler(PreTrainedModel):
             teacher_fingerprint=teacher.fingerprint,
             k_max=k_max,
             read_layers=spaced_layers(teacher, features),
+            neighbors=neighbors,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

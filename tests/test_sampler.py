@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jointsampler import JointSampler, UserError, block_kl, generate
+from jointsampler.sampler import beside
 
 from .analytic import skewed_teacher
 
@@ -75,3 +76,23 @@ def test_a_sampler_of_an_older_version_is_refused(tmp_path, trained_like):
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match="does not fit this version"):
         JointSampler.from_pretrained(tmp_path)
+
+
+def test_neighbors_reach_a_position_and_padding_does_not(tiny):
+    """The term beside a position: its neighbours' embeddings, zero past the row's own ends."""
+    x = torch.arange(1.0, 6.0).view(1, 5, 1)
+    assert beside(x, 1, None)[0].tolist() == [[0, 2], [1, 3], [2, 4], [3, 5], [4, 0]]
+    mask = torch.tensor([[False, True, True, True, True]])
+    assert beside(x, 1, mask)[0, 1:].tolist() == [[0, 3], [2, 4], [3, 5], [4, 0]]
+
+    sampler = JointSampler.for_teacher(tiny, width=64, neighbors=2).eval()
+    torch.manual_seed(0)
+    for parameter in sampler.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    embedding, states = torch.randn(2, 1, 9, tiny.hidden_size)
+    alone = sampler(embedding, states)
+    padded = sampler(
+        *(torch.cat([torch.ones_like(t[:, :3]), t], dim=1) for t in (embedding, states)),
+        torch.tensor([[False] * 3 + [True] * 9]),
+    )[:, 3:]
+    assert torch.allclose(alone, padded, atol=1e-5)

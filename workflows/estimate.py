@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from jointsampler import Teacher
 from jointsampler.config import Config, EstimateConfig
 from jointsampler.distill import DistillSettings
-from jointsampler.sampler import JointSampler
 from workflows import corpus, entry, evaluate, report, sweep, teachers, train
 
 # Seconds, measured on two CPU cores with Ray 2.60.
@@ -75,9 +74,7 @@ def weights(teacher: Teacher) -> int:
 
 
 def sampler_weights(plan: train.TrainPlan, teacher: Teacher) -> int:
-    sampler = JointSampler.for_teacher(
-        teacher, plan.sampler.width, plan.sampler.layers, 0, plan.settings.k_max, plan.sampler.features
-    )  # fmt: skip
+    sampler = train.new_sampler(plan.sampler, plan.settings, 0, teacher)
     return sum(p.numel() for p in sampler.parameters())
 
 

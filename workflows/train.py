@@ -314,7 +314,13 @@ def new_sampler(
 ) -> JointSampler:
     """Untrained, or with the weights of ``train.warm_start``; UserError where it fits no such teacher."""
     sampler = JointSampler.for_teacher(
-        teacher, shape.width, shape.layers, seed, settings.k_max, shape.features
+        teacher,
+        shape.width,
+        shape.layers,
+        seed,
+        settings.k_max,
+        shape.features,
+        shape.neighbors,
     )
     if settings.warm_start is not None:
         weights = warm_start(settings.warm_start, sampler)
@@ -330,8 +336,9 @@ def warm_start(folder: str, sampler: JointSampler) -> dict[str, torch.Tensor]:
     if {name: value.shape for name, value in other.state_dict().items()} != wanted:
         raise UserError(
             f"train.warm_start={folder!r} holds a sampler of another shape (width {other.config.width}, "
-            f"{other.config.layers} layers, {len(other.config.read_layers)} features): set sampler.width, "
-            "sampler.layers and sampler.features to its own."
+            f"{other.config.layers} layers, {len(other.config.read_layers)} features, "
+            f"{other.config.neighbors} neighbors): set sampler.width, layers, features and neighbors to "
+            "its own."
         )
     return other.state_dict()
 
