@@ -67,6 +67,9 @@ class SamplerConfig(Section):
     neighbors: int = Field(
         0, ge=0, description="positions on each side whose embeddings each position reads"
     )
+    window: int = Field(
+        0, ge=0, description="candidate positions that a block is confined to; 0: all positions"
+    )
 
 
 class CorpusConfig(Section):

@@ -23,6 +23,7 @@ from .errors import UserError
 from .estimator import KLEstimator
 from .teachers.protocol import Teacher, position_ids
 from .teachers.weights import quiet
+from .window import Window
 
 # Shipped samplers, each for the embedded teacher of its name.
 EMBEDDED = {"tiny": Path(__file__).with_name("samplers") / "tiny"}
@@ -46,6 +47,7 @@ class JointSamplerConfig(PretrainedConfig):
         k_max: int = 8,
         read_layers: Sequence[int] = (),
         neighbors: int = 0,
+        window: int = 0,
         **kwargs,
     ):
         self.teacher_hidden_size = teacher_hidden_size
@@ -61,6 +63,7 @@ class JointSamplerConfig(PretrainedConfig):
         self.k_max = k_max  # the block length that it was trained for
         self.read_layers = list(read_layers)  # of the teacher, besides its final hidden states
         self.neighbors = neighbors  # on each side, whose embeddings a position reads
+        self.window = window  # candidate positions a block is confined to; 0: all
         super().__init__(**kwargs)
 
 
@@ -96,17 +99,40 @@ def spaced_layers(teacher: Teacher, count: int) -> list[int]:
     return [round((i + 1) * teacher.layers / (count + 1)) for i in range(count)]
 
 
-def beside(x: Tensor, count: int, attention_mask: Tensor | None) -> Tensor:
-    """[B, S, 2 * count * H]: x [B, S, H] of ``count`` positions on each side, zero past the ends.
+def beside(
+    x: Tensor, count: int, attention_mask: Tensor | None, columns: Tensor | None = None
+) -> Tensor:
+    """[B, C, 2 * count * H]: x [B, S, H] of ``count`` positions on each side of ``columns`` [B, C], or of all.
 
-    What attention_mask [B, S] hides is past the ends as well, so padding changes nothing.
+    It is zero past the ends, and what attention_mask [B, S] hides is past the
+    ends as well, so padding changes nothing.
     """
     if attention_mask is not None:
         x = x * attention_mask[..., None]
-    length = x.shape[1]
     padded = F.pad(x, (0, 0, count, count))
     offsets = [o for o in range(2 * count + 1) if o != count]
-    return torch.cat([padded[:, o : o + length] for o in offsets], dim=-1)
+    if columns is None:
+        return torch.cat([padded[:, o : o + x.shape[1]] for o in offsets], dim=-1)
+    return torch.cat([at(padded, columns + o) for o in offsets], dim=-1)
+
+
+def at(x: Tensor, columns: Tensor) -> Tensor:
+    """x [B, S, D] at columns [B, C] -> [B, C, D]."""
+    return x.gather(1, columns[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def check_window(window: int, layers: int, k_max: int) -> None:
+    """UserError where a sampler cannot have such a window."""
+    if window and layers > 1:
+        raise UserError(
+            f"A window of {window} keeps the keys and values of one layer, and the sampler has {layers}: "
+            "use one layer, or window=0."
+        )
+    if window and window < k_max:
+        raise UserError(
+            f"A window of {window} positions is smaller than the block length k_max={k_max}: widen it, "
+            "or use window=0 for all positions."
+        )
 
 
 class Norm(nn.RMSNorm):
@@ -129,7 +155,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
 
 
 class Layer(nn.Module):
-    """Pre-norm attention over all positions, then a gated MLP; [B, S, W] -> [B, S, W]."""
+    """Pre-norm attention over all positions, then a gated MLP; [B, S, W] -> [B, S, W].
+
+    With a window, x is what stands at its positions, [B, c, W], and the keys and
+    values of all others are the window's.
+    """
 
     def __init__(self, config: JointSamplerConfig):
         super().__init__()
@@ -142,11 +172,28 @@ class Layer(nn.Module):
         self.gate_up = nn.Linear(config.width, 2 * config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, config.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
+    def attention_inputs(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """Rotated queries and keys, and values, each [B, heads, S, head_dim]."""
         batch, length, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, S, head_dim]
-        mixed = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, key_mask)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        key_mask: Tensor | None,
+        window: Window | None = None,
+    ) -> Tensor:
+        batch, length, _ = x.shape
+        q, k, v = self.attention_inputs(x, cos, sin)
+        if window is not None:
+            where = window.columns[:, None, :, None].expand_as(k)
+            k = window.keys.scatter(2, where, k.to(window.keys.dtype))
+            v = window.values.scatter(2, where, v.to(window.values.dtype))
+        mixed = attend(q, k, v, key_mask)
         x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, -1))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
@@ -187,7 +234,11 @@ class JointSampler(PreTrainedModel):
             nn.init.zeros_(module.weight)
 
     def forward(
-        self, embedding: Tensor, states: Tensor, attention_mask: Tensor | None = None
+        self,
+        embedding: Tensor,
+        states: Tensor,
+        attention_mask: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """One sampler pass.
 
@@ -195,6 +246,9 @@ class JointSampler(PreTrainedModel):
         [B, S, (1 + F) H] (those of :meth:`reading`'s teacher, or this function's
         own), attention_mask [B, S] bool, False on left padding -> states
         [B, S, (1 + F) H]: new hidden states, and the teacher's F layers as they were.
+
+        With a ``window``, one per block, states change at its positions alone; the
+        block's first pass fills it.
         """
         config = self.config
         if attention_mask is None:
@@ -204,16 +258,48 @@ class JointSampler(PreTrainedModel):
             positions = position_ids(attention_mask)
             key_mask = attention_mask[:, None, None, :]
         cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
-        cos, sin = cos[:, None], sin[:, None]  # one for all heads
-        previous, *read = states.split(config.teacher_hidden_size, dim=-1)
+        if window is None:
+            x = self.read(embedding, states, attention_mask)
+            for layer in self.layers:
+                x = layer(x, cos[:, None], sin[:, None], key_mask)  # one angle for all heads
+            return self.moved(states, x)
+        (layer,) = self.layers
+        if window.keys is None:
+            x = self.read(embedding, states, attention_mask)
+            _, window.keys, window.values = layer.attention_inputs(x, cos[:, None], sin[:, None])
+        columns = window.columns
+        cos, sin = (
+            at(angle.expand(len(columns), -1, -1), columns)[:, None] for angle in (cos, sin)
+        )
+        x = self.read(embedding, states, attention_mask, columns)
+        x = layer(x, cos, sin, key_mask, window)
+        moved = self.moved(at(states, columns), x)
+        return states.scatter(1, columns[..., None].expand_as(moved), moved.to(states.dtype))
+
+    def read(
+        self,
+        embedding: Tensor,
+        states: Tensor,
+        attention_mask: Tensor | None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
+        """What enters the layer, [B, S, W], or [B, C, W] at ``columns`` [B, C]."""
         tokens = self.embedding_norm(embedding)
-        inputs = [tokens, self.hidden_norm(previous)]
+        here = tokens if columns is None else at(tokens, columns)
+        if columns is not None:
+            states = at(states, columns)
+        previous, *read = states.split(self.config.teacher_hidden_size, dim=-1)
+        inputs = [here, self.hidden_norm(previous)]
         inputs += [norm(layer) for norm, layer in zip(self.layer_norms, read, strict=True)]
         x = self.fuse(torch.cat(inputs, dim=-1))
-        if config.neighbors:
-            x = x + self.beside(beside(tokens, config.neighbors, attention_mask))
-        for layer in self.layers:
-            x = layer(x, cos, sin, key_mask)
+        if self.config.neighbors:
+            around = beside(tokens, self.config.neighbors, attention_mask, columns)
+            x = x + self.beside(around)
+        return x
+
+    def moved(self, states: Tensor, x: Tensor) -> Tensor:
+        """``states`` [B, C, (1 + F) H] with new hidden states from the layer's output x [B, C, W]."""
+        previous, *read = states.split(self.config.teacher_hidden_size, dim=-1)
         hidden = previous + self.project(self.final_norm(x))
         return torch.cat([hidden, *read], dim=-1) if read else hidden
 
@@ -227,15 +313,18 @@ class JointSampler(PreTrainedModel):
         k_max: int = 8,
         features: int = 0,
         neighbors: int = 0,
+        window: int = 0,
     ) -> JointSampler:
         """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
 
         ``k_max``: the longest block that it will be trained for. ``features``:
         how many intermediate layers of the teacher it reads, evenly spaced.
         ``neighbors``: of how many positions on each side it reads the embeddings.
+        ``window``: to how many candidate positions a block is confined; 0 is all.
 
-        Raises UserError where the width does not fit the teacher's heads.
+        Raises UserError where the width does not fit the teacher's heads, or the window the rest.
         """
+        check_window(window, layers, k_max)
         width = width or teacher.hidden_size
         shape = teacher.layer_shape(width)
         config = JointSamplerConfig(
@@ -252,6 +341,7 @@ class JointSampler(PreTrainedModel):
             k_max=k_max,
             read_layers=spaced_layers(teacher, features),
             neighbors=neighbors,
+            window=window,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -286,6 +376,14 @@ class JointSampler(PreTrainedModel):
         self.check_teacher(teacher)
         layers = self.config.read_layers
         return teacher.reading(layers) if layers else teacher
+
+    def check_block(self, k: int) -> None:
+        """UserError where a block of ``k`` reveals does not fit the window."""
+        if 0 < self.config.window < k:
+            raise UserError(
+                f"k={k} exceeds the window of {self.config.window} positions that this sampler was "
+                "trained with: take a smaller k."
+            )
 
     def check_teacher(self, teacher: Teacher) -> None:
         """UserError unless this sampler was made for ``teacher`` and is on its device."""

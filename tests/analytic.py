@@ -71,7 +71,7 @@ class OracleSampler:
 
     def __init__(self, teacher: TableTeacher):
         self.teacher = teacher
-        self.config = SimpleNamespace(k_max=8)
+        self.config = SimpleNamespace(k_max=8, window=0)
         self.estimator = KLEstimator(teacher.hidden_size, 1e-6)
 
     def eval(self) -> OracleSampler:
@@ -81,7 +81,12 @@ class OracleSampler:
         assert teacher is self.teacher
         return teacher
 
-    def __call__(self, embedding: Tensor, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    def check_block(self, k: int) -> None:
+        """Any block will do."""
+
+    def __call__(
+        self, embedding: Tensor, hidden: Tensor, mask: Tensor | None = None, window: None = None
+    ) -> Tensor:
         return self.teacher.hidden(embedding.argmax(-1))
 
 

@@ -9,13 +9,13 @@ from jointsampler import generate
 from jointsampler.decoding.verify import FULL, ORDER, REJECTION
 
 from .analytic import OracleSampler, skewed_teacher
-from .laws import counts, p_value
+from .laws import counts, p_value, sequential_law
 
 
 class NoisySampler(OracleSampler):
     """An oracle whose hidden states are perturbed: often right, often wrong, wrong orders too."""
 
-    def __call__(self, embedding, hidden, mask=None):
+    def __call__(self, embedding, hidden, mask=None, window=None):
         ids = embedding.argmax(-1)
         exact = super().__call__(embedding, hidden, mask)
         generator = torch.Generator().manual_seed(7)
@@ -42,28 +42,6 @@ def test_lossless_and_sequential_samples_follow_one_law(k, temperature, top_p):
     ends = out.block_ends.sum(0)
     assert ends[REJECTION] > n / 20 and ends[FULL] > n / 20  # every branch was taken
     assert k == 2 or ends[ORDER] > n / 20
-
-
-def sequential_law(teacher, temperature: float, top_p: float) -> dict[tuple[int, ...], float]:
-    from jointsampler.decoding.orders.entropy import entropy
-    from jointsampler.decoding.sampling import Sampling, probabilities
-
-    law: dict[tuple[int, ...], float] = {}
-
-    def walk(word: list[int], mass: float) -> None:
-        masked = [i for i, s in enumerate(word) if s == teacher.mask_id]
-        if not masked:
-            law[tuple(word)] = law.get(tuple(word), 0) + mass
-            return
-        logits = teacher.logits(teacher.hidden(torch.tensor([word])))[0]
-        position = masked[int(entropy(logits[masked]).argmin())]
-        drawn = probabilities(logits[position], Sampling(temperature, top_p))
-        for symbol, p in enumerate(drawn.tolist()):
-            if p > 0:
-                walk([*word[:position], symbol, *word[position + 1 :]], mass * p)
-
-    walk([teacher.mask_id] * teacher.words.shape[1], 1.0)
-    return law
 
 
 def test_keeping_the_samplers_order_follows_a_consistent_joint_law_too():

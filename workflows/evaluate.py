@@ -134,7 +134,13 @@ class EvaluationActor:
 
     def block_kl(self, item: dict[str, Any]) -> dict[str, Any]:
         rows = self.held_out.select(range(int(item["begin"]), int(item["end"])))
-        part = block_kl(self.teacher, self.sampler, rows, k=int(item["k"]))
+        part = block_kl(
+            self.teacher,
+            self.sampler,
+            rows,
+            k=int(item["k"]),
+            order=self.plan.train.corpus.settings.order,
+        )
         return {"per_trajectory": part.per_trajectory.tolist(), "blocks": part.blocks}
 
     def samples(self, item: dict[str, Any]) -> dict[str, Any]:

@@ -213,6 +213,7 @@ def validate(
     sampler: JointSampler,
     held_out: Trajectories,
     settings: TrainConfig,
+    order: str,
     rank: int,
     world: int,
 ) -> dict[str, float]:
@@ -222,7 +223,9 @@ def validate(
     for k in settings.validate_k:
         own = np.empty((0, 2))
         if len(share):
-            own = block_kl(teacher, sampler, held_out.select(share), k=k).per_trajectory
+            own = block_kl(
+                teacher, sampler, held_out.select(share), k=k, order=order
+            ).per_trajectory
         parts = [own]
         if world > 1:
             parts = [None] * world
@@ -321,18 +324,24 @@ def new_sampler(
         settings.k_max,
         shape.features,
         shape.neighbors,
+        shape.window,
     )
     if settings.warm_start is not None:
         weights = warm_start(settings.warm_start, sampler)
         if teacher.device.type != "meta":
-            sampler.load_state_dict(weights)
+            sampler.load_state_dict(weights, strict=False)
     return sampler.train()
 
 
 def warm_start(folder: str, sampler: JointSampler) -> dict[str, torch.Tensor]:
-    """The weights in ``folder``; UserError unless they fit ``sampler``."""
+    """The weights in ``folder``; UserError unless they fit ``sampler``.
+
+    A sampler without neighbors fits one with them, whose term for them begins at zero.
+    """
     other = JointSampler.from_pretrained(folder)
     wanted = {name: value.shape for name, value in sampler.state_dict().items()}
+    if not other.config.neighbors:
+        wanted.pop("beside.weight", None)
     if {name: value.shape for name, value in other.state_dict().items()} != wanted:
         raise UserError(
             f"train.warm_start={folder!r} holds a sampler of another shape (width {other.config.width}, "
@@ -413,7 +422,9 @@ def train_loop(plan: TrainPlan) -> None:
             clock.stop()
             weights = progress.average or whole_weights(sampler, settings.zero_stage)
             twin.load_state_dict(weights)
-            validation = validate(teacher, twin, held_out, settings, rank, world)
+            validation = validate(
+                teacher, twin, held_out, settings, plan.corpus.settings.order, rank, world
+            )
             progress.validated(validation, copied(weights))
             report |= validation | {"pass_cost_ratio": ratio}
             clock.go_on()

@@ -17,6 +17,7 @@ from .. import rng
 from ..estimator import Foresight
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
+from ..window import Window
 from .cache import CacheKind, cached, visible
 from .canvas import Canvas
 from .methods import Method
@@ -105,6 +106,7 @@ def _decode_open(
     each = torch.arange(len(canvas.rows), device=canvas.ids.device)
     estimates = getattr(stop, "needs_estimate", False)
     opening = has_opening = last = None
+    narrow = sampler.config.window if method.uses_sampler else 0
     while left > 0 and bool(canvas.unfinished().any()):  # once per block; a teacher pass dwarfs it
         in_block = canvas.unfinished()
         draft = Draft.empty(canvas, in_block) if method.verification else None
@@ -116,8 +118,8 @@ def _decode_open(
             eligible = watcher.eligible(
                 teacher, canvas.response(opening), canvas.masked, canvas.length
             )
-        hidden, scores, memory = opening, None, None
-        for reveal in range(min(stop.limit, left)):
+        hidden, scores, memory, window, inside = opening, None, None, None, None
+        for reveal in range(min(stop.limit, left, narrow or left)):
             if reveal > 0:
                 in_block = in_block & canvas.unfinished()
                 # Rules that leave a block early are asked whether any row is still in it: the answer
@@ -131,22 +133,28 @@ def _decode_open(
                 if stop.least < stop.limit and not bool(in_block.any()):
                     break
                 if method.uses_sampler:
-                    hidden = sampler(teacher.embed(canvas.ids), hidden, mask)
+                    hidden = sampler(teacher.embed(canvas.ids), hidden, mask, window)
                     canvas.sampler_passes += in_block
                     scores = None
+            open_now = canvas.candidates if inside is None else canvas.candidates & inside
             if scores is None:
                 most = left - min(reveal, least)
                 scores = order_scores(
                     teacher,
                     canvas.response(hidden),
-                    canvas.candidates,
+                    open_now,
                     canvas.rows,
                     order,
                     seed,
-                    most,
+                    most if inside is None else min(most, narrow),
                 )
+                if narrow and inside is None:  # the block opens: the rest of it stays in here
+                    window = Window.first(scores, narrow, canvas.start)
+                    inside = window.inside(canvas.start, canvas.length)
+                    open_now = canvas.candidates & inside
+                    scores = scores.masked_fill(~inside, torch.inf)
             # Eligible positions first, each group in the policy's order.
-            ranked = scores if eligible is None else prefer(eligible & canvas.candidates, scores)
+            ranked = scores if eligible is None else prefer(eligible & open_now, scores)
             position = ranked.argmin(dim=1)  # [B]
             column = canvas.start + position
             logits = teacher.logits(hidden[each, column])  # [B, V]

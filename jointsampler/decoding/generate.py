@@ -188,6 +188,8 @@ def generate(
             raise UserError(f"Method {method!r} needs a sampler: pass one, or use 'marginal'.")
         teacher = sampler.reading(teacher)
         sampler.eval()
+        if chosen.has_k:
+            sampler.check_block(k if isinstance(k, int) else max(k))
     if num_samples < 1 or batch_size < 1:
         raise UserError(
             f"num_samples and batch_size must be at least 1, not {num_samples} and {batch_size}."

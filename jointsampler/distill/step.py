@@ -20,6 +20,7 @@ from ..estimator import Foresight, estimate_loss
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths
+from ..window import recorded_window
 from .objectives import OBJECTIVES, scored
 from .offline import OfflineStates
 from .targets import TeacherStates, Window, take
@@ -92,21 +93,23 @@ def distill_step(
     "estimate_loss". The estimator learns from the same KLs at the position
     revealed next, and moves nothing else.
     """
-    estimator = getattr(sampler, "module", sampler).estimator
-    teacher = states.teacher
+    plain = getattr(sampler, "module", sampler)
+    estimator, teacher = plain.estimator, states.teacher
     depths = depths or settings.k_max - 1
     targets = states.targets(index, starts, settings, depths, seed)
     paths, opening = targets.paths, targets.opening
     t, last = targets.at[0], paths.order.shape[1] - 1
     weights = depth_weights(settings, depths, t.device)
     objective, size = OBJECTIVES[settings.objective], teacher.hidden_size
-    hidden = opening
+    hidden, candidates = opening, None
+    if plain.config.window:
+        candidates = recorded_window(paths.rank, t, plain.config.window, paths.start)
     zero = opening.new_zeros((), dtype=torch.float32)
     loss, off, drift, metrics = zero, zero, zero, {}
     for d, target in enumerate(targets.depths, start=1):
         window, at = target.window, targets.at[d]
         before = hidden
-        hidden = sampler(teacher.embed(paths.state(at)), before, paths.attention_mask)
+        hidden = sampler(teacher.embed(paths.state(at)), before, paths.attention_mask, candidates)
         value, nats = scored(
             teacher,
             objective,

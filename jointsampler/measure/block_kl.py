@@ -17,11 +17,14 @@ import torch
 from torch import Tensor
 
 from ..decoding.generate import Generation
+from ..decoding.orders import OrderPolicy, get_order
+from ..decoding.scoring import order_scores
 from ..divergence import forward_kl
 from ..errors import UserError
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths, Trajectories
+from ..window import Window
 from .stats import Estimate, bootstrap
 
 
@@ -58,15 +61,19 @@ def block_kl(
     k: int = 4,
     temperature: float = 1.0,
     batch_size: int = 128,
+    order: str = "entropy",
 ) -> BlockKL:
     """The block KL of the marginal model and of ``sampler`` on ``trajectories``.
 
     Blocks start at reveals 0, k, 2k, ... of each trajectory; a last partial one
     is left out. ``temperature`` divides all logits before the comparison; top-p
-    plays no part, because laws with different supports have no finite KL.
+    plays no part, because laws with different supports have no finite KL. Where
+    the sampler has a window, ``order`` (the trajectories' policy) says what is in
+    it; a recorded reveal outside counts with the marginal law, as it would be drawn.
 
-    Raises UserError: k < 2 or larger than the response, a sampler or a corpus of
-    another teacher, trajectories that are not sequential.
+    Raises UserError: k < 2 or larger than the response or than the sampler's
+    window, a sampler or a corpus of another teacher, trajectories that are not
+    sequential.
     """
     if isinstance(trajectories, Generation):
         trajectories = Trajectories.from_generation(trajectories, 0, teacher)
@@ -78,6 +85,9 @@ def block_kl(
         raise UserError(f"Block KL needs k between 2 and the response length {length}, not {k}.")
     if not temperature > 0:
         raise UserError(f"Block KL needs a positive temperature, not {temperature}.")
+    if sampler is not None:
+        sampler.check_block(k)
+    policy = get_order(order)
     starts = torch.arange(0, length - k + 1, k)
     n, per_row = len(trajectories), len(starts)
     index = torch.arange(n).repeat_interleave(per_row)  # block -> trajectory
@@ -85,27 +95,47 @@ def block_kl(
     sums = np.full((n * per_row, 2), np.nan)
     for at in range(0, len(index), batch_size):
         part = slice(at, at + batch_size)
-        paths = Paths.of(trajectories.select(index[part]), teacher)
+        rows = trajectories.select(index[part])
         t = begin[part].to(teacher.device)
-        marginal, sampled = _blocks(teacher, sampler, paths, t, k, temperature)
+        marginal, sampled = _blocks(teacher, sampler, rows, t, k, temperature, policy)
         sums[part, 0] = marginal.double().cpu().numpy()
         if sampled is not None:
             sums[part, 1] = sampled.double().cpu().numpy()
     return summarize(k, sums.reshape(n, per_row, 2).mean(axis=1), n * per_row)
 
 
+def opening_window(
+    teacher: Teacher,
+    sampler: JointSampler | None,
+    rows: Trajectories,
+    paths: Paths,
+    opening: Tensor,
+    t: Tensor,
+    order: OrderPolicy,
+) -> Window | None:
+    """The window that decoding would open at x_t, t [B]; None where the sampler has none."""
+    if sampler is None or not sampler.config.window:
+        return None
+    hidden, masked = opening[:, paths.start :], paths.rank >= t[:, None]
+    ids = rows.row_ids.to(t.device)
+    scores = order_scores(teacher, hidden, masked, ids, order, rows.seed, masked.shape[1])
+    return Window.first(scores, sampler.config.window, paths.start)
+
+
 def _blocks(
     teacher: Teacher,
     sampler: JointSampler | None,
-    paths: Paths,
+    rows: Trajectories,
     t: Tensor,
     k: int,
     temperature: float,
+    order: OrderPolicy,
 ) -> tuple[Tensor, Tensor | None]:
     """Summed KL [B] of one block per row, starting at reveal t [B]: (marginal, sampler or None)."""
+    paths = Paths.of(rows, teacher)
     each = torch.arange(len(t), device=t.device)
     opening = teacher.hidden(paths.state(t), paths.attention_mask)
-    hidden = opening
+    hidden, window = opening, opening_window(teacher, sampler, rows, paths, opening, t, order)
     marginal = torch.zeros(len(t), device=t.device)
     sampled = torch.zeros(len(t), device=t.device)
     for j in range(1, k):  # at j = 0 all three laws are the same
@@ -118,6 +148,6 @@ def _blocks(
         truth = torch.log_softmax(law(teacher.hidden(ids, paths.attention_mask)), dim=-1)
         marginal += forward_kl(truth, law(opening))
         if sampler is not None:
-            hidden = sampler(teacher.embed(ids), hidden, paths.attention_mask)
+            hidden = sampler(teacher.embed(ids), hidden, paths.attention_mask, window)
             sampled += forward_kl(truth, law(hidden))
     return marginal, (sampled if sampler is not None else None)

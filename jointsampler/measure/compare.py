@@ -165,7 +165,7 @@ def compare(
             k_max = None if sampler is None else sampler.config.k_max
             stop = method.stop(setting.k, protocol.max_new_tokens, setting.rule, k_max)
             for name, reference in references.items():
-                path = path_kl(teacher, sampler, reference, method, stop)
+                path = path_kl(teacher, sampler, reference, method, stop, protocol.order)
                 spent = path.teacher_passes.sum() + ratio * path.sampler_passes.sum()
                 made = reference.trajectories.tokens.numel()
                 fidelity[name] = Fidelity(path.nats_per_token, float(made / spent))
@@ -209,7 +209,9 @@ def compare(
         stop = method.stop(
             4, protocol.max_new_tokens, {"budget": float("inf")}, sampler.config.k_max
         )
-        bins = calibration(path_kl(teacher, sampler, references["text"], method, stop).guesses)
+        bins = calibration(
+            path_kl(teacher, sampler, references["text"], method, stop, protocol.order).guesses
+        )
     return Comparison(cost, rows, bins)
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from ..decoding.canvas import Canvas
 from ..decoding.generate import synchronize
@@ -15,6 +16,7 @@ from ..decoding.orders import get_order
 from ..decoding.scoring import order_scores
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
+from ..window import Window
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,10 @@ def pass_cost(
     order: str = "entropy",
     repeats: int = 7,
 ) -> PassCost:
-    """Median seconds of both passes on a canvas of ``batch`` rows with half its response masked."""
+    """Median seconds of both passes on a canvas of ``batch`` rows with half its response masked.
+
+    A sampler with a window is timed over a block of its k_max, whose first pass costs more.
+    """
     teacher = sampler.reading(teacher)
     prompt = [[] if teacher.bos_id is None else [teacher.bos_id]] * batch
     canvas = Canvas(teacher, prompt, torch.arange(batch), length)
@@ -50,19 +55,38 @@ def pass_cost(
     opening = teacher.hidden(canvas.ids)
     policy, most = get_order(order), length - length // 2
 
-    def timed(step: Callable[[], torch.Tensor]) -> float:
+    def scored(hidden: Tensor, masked: Tensor, most: int) -> Tensor:
+        states = canvas.response(hidden)
+        return order_scores(teacher, states, masked, canvas.rows, policy, 0, most)
+
+    def timed(step: Callable[[], None]) -> float:
         times = []
         for _ in range(repeats + 1):  # the first warms up
             synchronize(teacher.device)
             begin = time.perf_counter()
-            hidden = canvas.response(step())
-            order_scores(teacher, hidden, canvas.masked, canvas.rows, policy, 0, most)
+            step()
             synchronize(teacher.device)
             times.append(time.perf_counter() - begin)
         return median(times[1:])
 
-    teacher_seconds = timed(lambda: teacher.hidden(canvas.ids))
-    sampler_seconds = timed(lambda: sampler(teacher.embed(canvas.ids), opening))
+    def teacher_pass() -> None:
+        scored(teacher.hidden(canvas.ids), canvas.masked, most)
+
+    size = sampler.config.window
+    passes = max(1, sampler.config.k_max - 1) if size else 1
+    scores = scored(opening, canvas.masked, most)
+
+    def sampler_passes() -> None:
+        hidden, masked, window = opening, canvas.masked, None
+        if size:
+            window = Window.first(scores, size, canvas.start)
+            masked = masked & window.inside(canvas.start, length)
+        for _ in range(passes):
+            hidden = sampler(teacher.embed(canvas.ids), hidden, None, window)
+            scored(hidden, masked, min(most, size or most))
+
+    teacher_seconds = timed(teacher_pass)
+    sampler_seconds = timed(sampler_passes) / passes
     return PassCost(
         teacher_seconds, sampler_seconds, sampler_seconds / teacher_seconds, batch, length
     )

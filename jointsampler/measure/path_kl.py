@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..decoding.methods import Method
+from ..decoding.orders import OrderPolicy, get_order
 from ..decoding.stops import Candidate, StopRule
 from ..divergence import forward_kl
 from ..errors import UserError
@@ -23,6 +24,7 @@ from ..estimator import Foresight
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths, Trajectories
+from .block_kl import opening_window
 from .stats import Estimate, bootstrap
 
 
@@ -71,8 +73,11 @@ def path_kl(
     reference: Reference,
     method: Method,
     stop: StopRule,
+    order: str = "entropy",
 ) -> PathKL:
     """Walk the trajectories of ``reference`` with ``method`` and its ``stop`` rule; intervals over trajectories.
+
+    ``order``: the trajectories' policy, which opens the windows of a sampler that has them.
 
     Raises UserError: a verified method, one that picks its own positions (klass), one that needs a sampler without
     one, a sampler of another teacher.
@@ -87,7 +92,11 @@ def path_kl(
         if sampler is None:
             raise UserError(f"Method {method.name!r} needs a sampler: pass one.")
         teacher = sampler.reading(teacher)
-    walks = [_walk(teacher, sampler, rows, truth, method, stop) for rows, truth in reference.parts]
+    policy = get_order(order)
+    walks = [
+        _walk(teacher, sampler, rows, truth, method, stop, policy)
+        for rows, truth in reference.parts
+    ]
     nats, passes, sampled = (torch.cat([walk[i] for walk in walks]).cpu().numpy() for i in range(3))
     guesses = torch.cat([walk[3] for walk in walks]).cpu().numpy()
     length = reference.trajectories.length
@@ -107,6 +116,7 @@ def _walk(
     truth: Tensor,
     method: Method,
     stop: StopRule,
+    order: OrderPolicy,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per row: nats, teacher passes, sampler passes; and [m, 2] estimates beside true KLs."""
     paths = Paths.of(rows, teacher)
@@ -121,12 +131,16 @@ def _walk(
     nats = torch.zeros(batch, dtype=torch.float64, device=device)
     passes, sampled, guesses = torch.zeros_like(t), torch.zeros_like(t), []
     estimates = getattr(stop, "needs_estimate", False)
+    narrow = sampler.config.window if method.uses_sampler else 0
     while bool((t < length).any()):
         in_block = t < length
         passes += in_block
         opening = hidden = teacher.hidden(paths.state(t), paths.attention_mask)
+        window = None
+        if method.uses_sampler:
+            window = opening_window(teacher, sampler, rows, paths, opening, t, order)
         memory, made = None, torch.zeros_like(t)
-        for reveal in range(min(stop.limit, length)):
+        for reveal in range(min(stop.limit, length, narrow or length)):
             at = t + reveal
             if reveal > 0:
                 in_block = in_block & (at < length)
@@ -148,7 +162,7 @@ def _walk(
                     break
                 if method.uses_sampler:
                     ids = paths.state(at.clamp_max(length))
-                    hidden = sampler(teacher.embed(ids), hidden, paths.attention_mask)
+                    hidden = sampler(teacher.embed(ids), hidden, paths.attention_mask, window)
                     sampled += in_block
             logits = teacher.logits(hidden[each, column(at)])
             if reveal == 0:
