@@ -109,6 +109,7 @@ class TrainConfig(Section):
     """workflows/train.py: distillation of the sampler."""
 
     steps: PositiveInt = 400
+    rows: int = Field(0, ge=0, description="of the corpus, from its first on; 0: all training rows")
     seed: int = Field(
         0, description="of weights and draws, beside run.seed, which the corpus shares"
     )
@@ -173,7 +174,12 @@ class SweepConfig(Section):
 
     space: dict[str, list[Any] | Range] = Field(
         {},
-        description="config key of sampler or train -> its values, or low, high, log; {}: no sweep",
+        description="config key of sampler or train -> its values, or low, high, log",
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        {},
+        description="name -> config keys of sampler or train and their values, tried at every point of "
+        "the space: an ablation; no space and no variants: no sweep",
     )
     search: Literal["grid", "random", "optuna"] = "grid"
     trials: PositiveInt = Field(8, description="of a random or optuna search; a grid tries all")
@@ -185,6 +191,10 @@ class SweepConfig(Section):
     objective: Literal["nats_at_speed", "speed_at_nats"] = "nats_at_speed"
     speed: float = Field(2.0, ge=1, description="tokens per unit of cost, for nats_at_speed")
     nats: float = Field(0.2, gt=0, description="per token, for speed_at_nats")
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.space or self.variants)
 
 
 class EvaluateConfig(Section):

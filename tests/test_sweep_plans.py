@@ -43,6 +43,39 @@ def test_trials_have_folders_of_their_own_and_the_best_is_trained_to_the_end(tmp
     assert (best.sampler.width, best.train.steps) == (64, 99)
 
 
+def test_variants_are_tried_at_every_point_of_the_space(tmp_path):
+    made = plan(
+        tmp_path,
+        "sweep.space={train.seed: [0, 1]}",
+        "sweep.variants={base: {}, narrow: {sampler.width: 32, train.objective: hard_labels}}",
+    )
+    assert sweep.count(made.settings) == 4
+    assert sweep.space(made.settings)["variant"] == {"grid_search": ["base", "narrow"]}
+    narrow = made.trial({"variant": "narrow", "train.seed": 1})
+    assert (narrow.sampler.width, narrow.settings.objective) == (32, "hard_labels")
+    assert narrow.seed == made.trial({"variant": "base", "train.seed": 0}).seed + 1
+    # What is trained to the end is what the best variant stands for.
+    best = sweep.resolved(made.settings, {"variant": "narrow", "train.seed": 1})
+    assert sweep.chosen(load_config(), {"best": best}).sampler.width == 32
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ("{a: {sampler.widht: 32}}", "did you mean 'sampler.width'"),
+        ("{a: {corpus.rows: 8}}", "sweep.variants.a cannot hold 'corpus.rows'"),
+        (
+            "{a: {sampler.width: 32}}",
+            "sweep.variants.a sets sampler.width, which sweep.space varies",
+        ),
+        ("{a: {train.rows: 9999}}", "train.rows=9999 exceeds the corpus's training rows"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused_before_any_trial(tmp_path, variants, message):
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, f"sweep.variants={variants}")
+
+
 def test_an_objective_is_lower_for_what_buys_more(tmp_path):
     settings = plan(tmp_path).settings
     good = {"pass_cost_ratio": 0.2, "nats_k2": 0.1, "nats_k4": 0.2, "captured_k4": 0.5}

@@ -123,9 +123,13 @@ def training_stage(
     positions = settings.near + settings.far
     head = teacher.vocab_size * teacher.hidden_size
     flops = states * depth * (6.0 * sampler * length + 8.0 * head * positions)
-    rows_bytes = plan.corpus.settings.max_new_tokens * length * teacher.hidden_size * 2
-    kept = min(plan.corpus.settings.rows, settings.cache_gib * 2**30 * max(1, workers) / rows_bytes)
-    online = 1 - kept / plan.corpus.settings.rows
+    kept_layers = 1 + plan.sampler.features
+    rows_bytes = (
+        plan.corpus.settings.max_new_tokens * length * teacher.hidden_size * 2 * kept_layers
+    )
+    rows = settings.rows or plan.corpus.settings.rows
+    kept = min(rows, settings.cache_gib * 2**30 * max(1, workers) / rows_bytes)
+    online = 1 - kept / rows
     flops += online * states * (depth + 1) * 2.0 * weights(teacher) * length
     flops += kept * plan.corpus.settings.max_new_tokens * 2.0 * weights(teacher) * length
     disk = 2 * 16.0 * sampler  # two checkpoints: weights, master weights, two moments

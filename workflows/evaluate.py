@@ -72,7 +72,7 @@ class EvaluatePlan:
 
     @property
     def key(self) -> str:
-        swept = self.config.sweep.model_dump() if self.config.sweep.space else None
+        swept = self.config.sweep.model_dump() if self.config.sweep.wanted else None
         return digest(self.train.key, self.settings.model_dump(exclude={"actors"}), swept)
 
     def intact(self) -> bool:
@@ -291,7 +291,7 @@ def measured_cost(plan: EvaluatePlan) -> tuple[PassCost, dict[str, Any]]:
 
 def sweep_table(plan: EvaluatePlan) -> SweepTable | None:
     """What the sweep found, if the sampler comes from one."""
-    if not plan.config.sweep.space:
+    if not plan.config.sweep.wanted:
         return None
     return SweepTable.model_validate_json((plan.out / "sweep" / "sweep.json").read_text())
 

@@ -25,7 +25,7 @@ def main() -> None:
     args = entry.arguments(__doc__, flags={"--plan": "print stages, time, disk; start nothing"})
     config, out = args.config, args.out
     report_plan = report.plan(config, out)
-    sweep_plan = sweep.plan(config, out) if config.sweep.space else None
+    sweep_plan = sweep.plan(config, out) if config.sweep.wanted else None
     if args.flags["--plan"]:
         print(estimate.table(report_plan, sweep_plan))
         return

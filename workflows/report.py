@@ -41,7 +41,7 @@ class ReportPlan:
 
 
 def plan(config: Config, out: Path) -> ReportPlan:
-    return ReportPlan(out, evaluate.plan(config, out), bool(config.sweep.space))
+    return ReportPlan(out, evaluate.plan(config, out), config.sweep.wanted)
 
 
 def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:

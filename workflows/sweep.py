@@ -38,6 +38,7 @@ from workflows.tracking import Tracker, TrainReporter, child_run, close_orphans,
 
 METRIC = "objective"  # less is better
 SWEPT = ("sampler.", "train.")  # the corpus is made once, before the sweep
+VARIANT = "variant"  # beside the space's keys: the name of one of sweep.variants
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,17 @@ class SweepPlan:
     def trial(self, values: dict[str, Any], name: str = "") -> train.TrainPlan:
         """The training of one trial; UserError where a value fits no key."""
         made = train.plan_on(
-            self.corpus, changed(self.config, values), self.folder / f"{digest(values)}{name}"
+            self.corpus,
+            changed(self.config, resolved(self.settings, values)),
+            self.folder / f"{digest(values)}{name}",
         )
         return dataclasses.replace(made, trial=name)
+
+
+def resolved(settings: SweepConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """A trial's values with its variant's name replaced by what it stands for."""
+    own = {key: value for key, value in values.items() if key != VARIANT}
+    return settings.variants[values[VARIANT]] | own if VARIANT in values else own
 
 
 def values_of(choice: list[Any] | Range) -> list[Any]:
@@ -86,18 +95,21 @@ def values_of(choice: list[Any] | Range) -> list[Any]:
 def plan(config: Config, out: Path) -> SweepPlan:
     """What would be swept; every value is tried on the schema and on the teacher here."""
     settings = config.sweep
-    if not settings.space:
+    if not settings.wanted:
         raise UserError(
-            "sweep.space is empty: name config keys and their values, for example "
-            "'sweep.space={sampler.width: [96, 192], train.k_max: [4, 8]}'."
+            "sweep.space is empty, and so are the variants: name config keys and their values, for "
+            "example 'sweep.space={sampler.width: [96, 192], train.k_max: [4, 8]}'."
         )
     trial = changed(config, {"train.steps": settings.steps})
     made = SweepPlan(out, corpus.plan(config, out), trial)
+    for name, values in settings.variants.items():
+        for key in values:
+            check_key(key, f"sweep.variants.{name}")
+            if key in settings.space:
+                raise UserError(f"sweep.variants.{name} sets {key}, which sweep.space varies.")
+        made.trial({VARIANT: name})
     for key, choice in settings.space.items():
-        if not key.startswith(SWEPT):
-            raise UserError(
-                f"sweep.space cannot hold {key!r}: only keys of sampler and train are swept, on one corpus."
-            )
+        check_key(key, "sweep.space")
         if isinstance(choice, Range) and settings.search == "grid":
             raise UserError(
                 f"sweep.space.{key} is a range, and a grid needs values: list them, or set "
@@ -116,11 +128,19 @@ def plan(config: Config, out: Path) -> SweepPlan:
     return made
 
 
+def check_key(key: str, where: str) -> None:
+    if not key.startswith(SWEPT):
+        raise UserError(
+            f"{where} cannot hold {key!r}: only keys of sampler and train are swept, on one corpus."
+        )
+
+
 def count(settings: SweepConfig) -> int:
     """How many trials a sweep has."""
     if settings.search != "grid":
         return settings.trials
-    return math.prod(len(values_of(choice)) for choice in settings.space.values())
+    points = math.prod(len(values_of(choice)) for choice in settings.space.values())
+    return points * max(1, len(settings.variants))
 
 
 def optuna_search() -> Any:
@@ -138,6 +158,9 @@ def optuna_search() -> Any:
 def space(settings: SweepConfig) -> dict[str, Any]:
     """The search space in Tune's words."""
     words = {}
+    if settings.variants:
+        every = tune.grid_search if settings.search == "grid" else tune.choice
+        words[VARIANT] = every(list(settings.variants))
     for key, choice in settings.space.items():
         if isinstance(choice, Range):
             draw = tune.loguniform if choice.log else tune.uniform
@@ -268,7 +291,7 @@ def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
     return {
         "trials": len(trials),
         "failed": len(grid) - len(trials),
-        "best": best.values,
+        "best": resolved(settings, best.values),
         "objective": best.objective,
         "seconds": round(time.monotonic() - begin, 1),
     }
@@ -299,7 +322,7 @@ def chosen(config: Config, results: dict[str, Any]) -> Config:
 
 def settled(config: Config, out: Path) -> Config:
     """What the stages after a sweep go by: its best, or ``config`` itself without a sweep."""
-    return chosen(config, require(plan(config, out))) if config.sweep.space else config
+    return chosen(config, require(plan(config, out))) if config.sweep.wanted else config
 
 
 def main() -> None:

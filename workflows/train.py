@@ -106,6 +106,11 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             "worker: take zero_stage 2 or less (a sampler is small), or ema=0."
         )
     check_offline(corpus_plan, config)
+    if config.train.rows > corpus_plan.settings.rows:
+        raise UserError(
+            f"train.rows={config.train.rows} exceeds the corpus's training rows, "
+            f"corpus.rows={corpus_plan.settings.rows}."
+        )
     length = config.corpus.max_new_tokens
     too_long = [k for k in config.train.validate_k if k > length]
     if too_long:
@@ -363,7 +368,7 @@ def train_loop(plan: TrainPlan) -> None:
     teacher = teachers.load(plan.corpus.teacher, str(device))
     trajectories, held_out = split_corpus(plan.corpus.folder)
     trajectories.check_teacher(teacher)
-    n = len(trajectories)
+    n = settings.rows or len(trajectories)
     sampler = new_sampler(plan.sampler, settings, plan.seed, teacher)
     twin = copy.deepcopy(sampler)  # outside the engine: what is validated and saved
     fast = settings.precision == "bfloat16" or (
