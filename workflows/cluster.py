@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 # Our own progress lines replace Ray Data's bars; its warnings stay.
 ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+_LOW = "killed due to the node running low on memory"  # Ray's words
 DRIVERS = "train_driver"  # a custom resource of nodes that stay: where the drivers of trials go
 
 
@@ -91,4 +92,13 @@ def user_error_in(error: BaseException) -> UserError | None:
         queue += [at.__context__, at.__cause__, getattr(at, "cause", None), *workers.values()]
     # Causes do not survive the way from a Ray Data actor; their text does.
     told = re.findall(rf"^{UserError.__module__}\.UserError: (.+)$", str(error), flags=re.MULTILINE)
-    return UserError(told[-1]) if told else None
+    if told:
+        return UserError(told[-1])
+    # Ray's own monitor ends workers before the kernel would end anything.
+    if any(isinstance(e, ray.exceptions.OutOfMemoryError) for e in seen) or _LOW in str(error):
+        return UserError(
+            "A node ran out of memory and its workers were ended: lower train.cache_gib, "
+            "corpus.rows_per_file or the number of workers. What is complete is kept, and the same "
+            "command goes on from it."
+        )
+    return None

@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import psutil
 import ray.train
 import torch
 from ray.train import (
@@ -381,9 +382,11 @@ def train_loop(plan: TrainPlan) -> None:
         progress = resume(engine, checkpoint, world, rank)
     states = states_of(plan, sampler.reading(teacher), trajectories)
     if settings.cache_gib and plan.corpus.offline is None:
+        own = range(rank, n, world)
+        check_memory(states, own, settings, context.get_local_world_size())
         begin = time.monotonic()
         with low:
-            states.fill(range(rank, n, world))
+            states.fill(own)
         if rank == 0:
             print(
                 f"train: kept the teacher's states of {len(states.kept)} rows a worker "
@@ -456,6 +459,20 @@ def train_loop(plan: TrainPlan) -> None:
             ray.train.report(report)
         if last:
             break
+
+
+def check_memory(
+    states: TeacherStates, rows: range, settings: TrainConfig, workers_here: int
+) -> None:
+    """UserError where the states to be kept would fill the node's memory."""
+    wanted = min(states.budget, sum(map(states.row_bytes, rows))) * workers_here
+    free = psutil.virtual_memory().available
+    if wanted > 0.9 * free:
+        raise UserError(
+            f"train.cache_gib={settings.cache_gib:g} would keep {wanted / 2**30:.1f} GiB of teacher states "
+            f"on a node that has {free / 2**30:.1f} GiB left, for {workers_here} workers: lower it (rows "
+            "that are not kept are asked of the teacher again) or train on fewer rows (train.rows)."
+        )
 
 
 def states_of(

@@ -134,6 +134,12 @@ class TeacherStates:
         self.teacher_seconds = 0.0  # in the teacher
         self.seconds = 0.0  # in all of this class
 
+    def row_bytes(self, row: int) -> int:
+        """What keeping all states of ``row`` takes."""
+        length, prompt = self.trajectories.length, len(self.trajectories.prompts[row])
+        width = self.teacher.hidden_size * (1 + len(self.teacher.read_layers))
+        return length * (length + prompt) * width * 2
+
     @torch.no_grad()
     def fill(self, rows: Sequence[int]) -> None:
         """Compute and keep the states of ``rows``, as far as the budget goes."""
@@ -209,12 +215,10 @@ class TeacherStates:
         return states.view(depth, batch, length, -1)
 
     def _keep(self, row: int) -> None:
-        one = self.trajectories.select([row])
-        length = one.length + len(one.prompts[0])
-        width = self.teacher.hidden_size * (1 + len(self.teacher.read_layers))
-        size = one.length * length * width * 2
+        size = self.row_bytes(row)
         if self.bytes + size > self.budget:
             return
+        one = self.trajectories.select([row])
         paths = Paths.of(one, self.teacher)
         every = torch.arange(one.length, device=paths.ids.device)
         self.kept[row] = self._ask(paths.repeat(one.length), every[None])[0].bfloat16().cpu()

@@ -1,0 +1,43 @@
+"""Memory that is not there is said in one sentence, before it is used where that can be known."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from jointsampler import UserError, generate
+from jointsampler.config import TrainConfig
+from jointsampler.distill import TeacherStates
+from jointsampler.trajectories import Trajectories
+from workflows import cluster, train
+
+
+@pytest.fixture(scope="module")
+def states(tiny):
+    out = generate(
+        tiny, method="sequential", k=1, prompts=["import os", "x"], max_new_tokens=8, seed=1
+    )
+    rows = Trajectories.from_generation(out, 1, tiny)
+    return TeacherStates(tiny, rows, cache_gib=1.0)
+
+
+def test_what_keeping_a_row_takes_is_known_before_it_is_kept(states):
+    states.fill([0, 1])
+    kept = [states.kept[row] for row in (0, 1)]
+    assert [k.numel() * k.element_size() for k in kept] == [states.row_bytes(r) for r in (0, 1)]
+    assert states.bytes == sum(states.row_bytes(r) for r in (0, 1))
+
+
+def test_a_cache_that_would_fill_the_node_is_refused(states):
+    settings = TrainConfig(cache_gib=1.0)
+    train.check_memory(states, range(2), settings, workers_here=2)
+    with pytest.raises(UserError, match="train.cache_gib=1 would keep .* GiB left, for 100000000"):
+        train.check_memory(states, range(2), settings, workers_here=100_000_000)
+
+
+def test_a_worker_ended_for_memory_is_told_in_one_sentence():
+    error = RuntimeError("a training failed")
+    error.__cause__ = ray.exceptions.OutOfMemoryError("4 worker(s) were killed\nfor pages")
+    told = cluster.user_error_in(error)
+    assert isinstance(told, UserError) and "lower train.cache_gib" in str(told)
+    assert cluster.user_error_in(RuntimeError("something else")) is None
