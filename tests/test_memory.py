@@ -31,7 +31,7 @@ def test_what_keeping_a_row_takes_is_known_before_it_is_kept(states):
 def test_a_cache_that_would_fill_the_node_is_refused(states):
     settings = TrainConfig(cache_gib=1.0)
     train.check_memory(states, range(2), settings, workers_here=2)
-    with pytest.raises(UserError, match="train.cache_gib=1 would keep .* GiB left, for 100000000"):
+    with pytest.raises(UserError, match=r"train.cache_gib=1 would keep .* GiB left, for 100000000"):
         train.check_memory(states, range(2), settings, workers_here=100_000_000)
 
 
