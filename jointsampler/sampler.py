@@ -274,7 +274,7 @@ class JointSampler(PreTrainedModel):
         x = self.read(embedding, states, attention_mask, columns)
         x = layer(x, cos, sin, key_mask, window)
         moved = self.moved(at(states, columns), x)
-        return states.scatter(1, columns[..., None].expand_as(moved), moved.to(states.dtype))
+        return states.to(moved.dtype).scatter(1, columns[..., None].expand_as(moved), moved)
 
     def read(
         self,
@@ -284,16 +284,19 @@ class JointSampler(PreTrainedModel):
         columns: Tensor | None = None,
     ) -> Tensor:
         """What enters the layer, [B, S, W], or [B, C, W] at ``columns`` [B, C]."""
-        tokens = self.embedding_norm(embedding)
-        here = tokens if columns is None else at(tokens, columns)
-        if columns is not None:
-            states = at(states, columns)
+        tokens = self.embedding_norm(embedding if columns is None else at(embedding, columns))
+        states = states if columns is None else at(states, columns)
         previous, *read = states.split(self.config.teacher_hidden_size, dim=-1)
-        inputs = [here, self.hidden_norm(previous)]
+        inputs = [tokens, self.hidden_norm(previous)]
         inputs += [norm(layer) for norm, layer in zip(self.layer_norms, read, strict=True)]
         x = self.fuse(torch.cat(inputs, dim=-1))
         if self.config.neighbors:
-            around = beside(tokens, self.config.neighbors, attention_mask, columns)
+            count = self.config.neighbors
+            if columns is None:
+                around = beside(tokens, count, attention_mask)
+            else:  # the norm of what is read alone; zero stays zero
+                around = beside(embedding, count, attention_mask, columns)
+                around = self.embedding_norm(around.unflatten(-1, (2 * count, -1))).flatten(-2)
             x = x + self.beside(around)
         return x
 

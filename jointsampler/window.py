@@ -2,9 +2,10 @@
 
 A sampler with ``config.window`` = c computes new states at c positions alone,
 those most likely to be revealed next as the block opens. Keys and values come
-from all positions, once a block; inside the window, which is where reveals
-happen, they are computed again at every pass. A pass then costs the same however
-long the sequence is. Which positions these are is chosen here: by the order
+from all positions, once a block, with its first pass; inside the window, which is
+where reveals happen, they are computed again at every pass. The matrices of a
+later pass then meet c positions however long the sequence is; only attention
+still reads all of them. Which positions these are is chosen here: by the order
 policy where it decides, by the recorded order where the sampler is trained.
 """
 

@@ -69,11 +69,19 @@ def test_variants_are_tried_at_every_point_of_the_space(tmp_path):
             "sweep.variants.a sets sampler.width, which sweep.space varies",
         ),
         ("{a: {train.rows: 9999}}", "train.rows=9999 exceeds the corpus's training rows"),
+        ("{a: {}, b: {sampler.layers: 1}}", "Two trials of the sweep are the same training"),
+        ("{a: {sampler.layers: 2, sampler.window: 16}}", "keeps the keys and values of one layer"),
     ],
 )
 def test_a_variant_that_cannot_be_is_refused_before_any_trial(tmp_path, variants, message):
     with pytest.raises(UserError, match=message):
         plan(tmp_path, f"sweep.variants={variants}")
+
+
+def test_values_that_fit_only_together_are_taken_together(tmp_path):
+    both = "sweep.space={sampler.window: [4, 16], train.k_max: [4]}"
+    made = plan(tmp_path, both, "evaluate.ks=[1, 2, 4]", "train.validate_k=[4]")
+    assert sweep.count(made.settings) == 2
 
 
 def test_an_objective_is_lower_for_what_buys_more(tmp_path):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from jointsampler import JointSampler, UserError, block_kl, generate
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.scoring import order_scores
-from jointsampler.measure.cost import pass_cost
+from jointsampler.distill import DistillSettings, TeacherStates, distill_step
+from jointsampler.measure.block_kl import _blocks, opening_window
+from jointsampler.measure.cost import PassCost, pass_cost
 from jointsampler.trajectories import Paths, Trajectories
 from jointsampler.window import Window, recorded_window
 
@@ -95,20 +98,85 @@ def test_training_takes_the_recorded_order_for_the_window():
 
 
 def test_the_meter_counts_what_the_window_leaves_out_as_the_marginal_model(tiny, narrow, samples):
-    """A window of the block's own size misses reveals that the block's first tokens bring forward."""
+    """In blocks with a reveal outside a tight window, that reveal adds the marginal model's KL."""
     rows = Trajectories.from_generation(samples, 5, tiny)
     tight = JointSampler.for_teacher(tiny, width=64, seed=3, k_max=4, neighbors=1, window=4)
     tight.load_state_dict(narrow.state_dict())
-    roomy = JointSampler.for_teacher(tiny, width=64, seed=3, k_max=4, neighbors=1, window=16)
-    roomy.load_state_dict(narrow.state_dict())
-    nats = [block_kl(tiny, s.eval(), rows, k=4).sampler.value for s in (tight, narrow, roomy)]
-    assert len(set(nats)) == 3
+    paths, outside = Paths.of(rows, tiny), []
+    for begin in range(0, 16, 4):
+        t = torch.full((len(rows),), begin)
+        with torch.inference_mode():
+            opening = tiny.hidden(paths.state(t), paths.attention_mask)
+        entropy = get_order("entropy")
+        window = opening_window(tiny, tight, rows, paths, opening, t, entropy)
+        inside = window.inside(paths.start, 16)
+        for row in range(len(rows)):
+            missed = [j for j in range(1, 4) if not inside[row, rows.order[row, begin + j]]]
+            outside += [(row, begin, j) for j in missed]
+    assert outside
+    row, begin, j = outside[0]
+    only = rows.select([row])
+    t = torch.tensor([begin])
+    added = []
+    for k in (j, j + 1):  # the block up to that reveal, and with it
+        with torch.inference_mode():
+            laws = _blocks(tiny, tight.eval(), only, t, k, 1.0, get_order("entropy"))
+        added.append(torch.stack(laws))
+    marginal, sampled = (added[1] - added[0])[:, 0].tolist()
+    assert sampled == pytest.approx(marginal, abs=1e-4)
     with pytest.raises(UserError, match="k=8 exceeds the window of 6"):
         block_kl(tiny, narrow, rows, k=8)
 
 
-def test_a_windows_pass_has_a_cost_of_its_own(tiny, narrow):
-    assert 0 < pass_cost(tiny, narrow, batch=2, length=16, repeats=1).ratio < 2
+@torch.no_grad()
+def test_the_matrices_of_a_later_pass_meet_the_window_alone(tiny, narrow):
+    """Operations of a block's first and second pass, by sequence length: attention alone still grows."""
+    counts = {}
+    for length in (50, 100, 200):
+        embedding, states = torch.randn(2, 1, length, tiny.hidden_size)
+        window, each = Window(torch.arange(6)[None]), []
+        for _ in range(2):
+            with FlopCounterMode(display=False) as counter:
+                narrow(embedding, states, None, window)
+            each.append(counter.get_flop_counts()["Global"])
+        counts[length] = [
+            sum(n for op, n in of.items() if (op == torch.ops.aten.mm) == matrices)
+            for of in each
+            for matrices in (True, False)
+        ]
+    matrices_first, _, matrices, attention = zip(*counts.values(), strict=True)
+    assert len(set(matrices)) == 1 and matrices_first[0] < matrices_first[1] < matrices_first[2]
+    assert attention[2] == 2 * attention[1] == 4 * attention[0]
+
+
+def test_a_blocks_first_pass_is_accounted_where_a_sampler_pass_was_made(tiny, narrow):
+    assert pass_cost(tiny, narrow, batch=2, length=16, repeats=1).ratio > 0
+    plain = JointSampler.for_teacher(tiny, width=64).eval()
+    assert pass_cost(tiny, plain, batch=2, length=16, repeats=1).first == 0
+    cost = PassCost(1.0, 0.1, 0.1, 1, 1, first=0.3)
+    assert cost.tokens_per_pass(8, 2, 6) == pytest.approx(8 / (2 + 0.6 + 0.6))
+    assert cost.tokens_per_pass(8, 2, 0) == 4
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_training_step_moves_every_part_and_looks_inside_the_window_alone(
+    tiny, samples, precision
+):
+    rows = Trajectories.from_generation(samples, 5, tiny)
+    sampler = JointSampler.for_teacher(tiny, width=64, k_max=4, neighbors=1, window=4)
+    torch.nn.init.normal_(sampler.project.weight, std=0.02)
+    states, starts = TeacherStates(tiny, rows), torch.arange(12)
+    settings = DistillSettings(k_max=4, hidden_weight=0.3)
+    with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+        loss, _ = distill_step(states, sampler, torch.arange(12), starts, settings, 0)
+    loss.backward()
+    for name, parameter in sampler.named_parameters():
+        if not name.startswith(("estimator", "layer_norms")):
+            assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+    targets = states.targets(torch.arange(12), starts, settings, 3, 0, candidates=4)
+    for depth in targets.depths:
+        ahead = targets.paths.rank.gather(1, depth.window.positions) - starts[:, None]
+        assert (ahead[depth.window.weight > 0] < 4).all()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def told(rows: Iterator[T]) -> Iterator[T]:
 
 
 def user_error_in(error: BaseException) -> UserError | None:
-    """The worker's own sentence, which Ray wraps in tracebacks; None if what failed was no UserError."""
+    """The worker's own sentence, which Ray wraps in tracebacks, or ours where memory ran out; else None."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:

@@ -213,6 +213,7 @@ def offline_settings(config: Config, teacher: Teacher) -> OfflineSettings | None
         training.far,
         training.near_share,
         tuple(spaced_layers(teacher, config.sampler.features)),
+        config.sampler.window,
     )
 
 

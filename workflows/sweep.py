@@ -13,6 +13,7 @@ to the end.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import sys
@@ -93,7 +94,7 @@ def values_of(choice: list[Any] | Range) -> list[Any]:
 
 
 def plan(config: Config, out: Path) -> SweepPlan:
-    """What would be swept; every value is tried on the schema and on the teacher here."""
+    """What would be swept; every trial of a grid, or else every value, is tried on the schema here."""
     settings = config.sweep
     if not settings.wanted:
         raise UserError(
@@ -107,7 +108,8 @@ def plan(config: Config, out: Path) -> SweepPlan:
             check_key(key, f"sweep.variants.{name}")
             if key in settings.space:
                 raise UserError(f"sweep.variants.{name} sets {key}, which sweep.space varies.")
-        made.trial({VARIANT: name})
+        if settings.search != "grid":
+            made.trial({VARIANT: name})
     for key, choice in settings.space.items():
         check_key(key, "sweep.space")
         if isinstance(choice, Range) and settings.search == "grid":
@@ -117,8 +119,11 @@ def plan(config: Config, out: Path) -> SweepPlan:
             )
         if not values_of(choice):
             raise UserError(f"sweep.space.{key} holds no values.")
-        for value in values_of(choice):
-            made.trial({key: value})
+        if settings.search != "grid":
+            for value in values_of(choice):
+                made.trial({key: value})
+    if settings.search == "grid":
+        check_grid(made)
     if settings.scheduler == "asha" and settings.grace > settings.steps:
         raise UserError(
             f"sweep.grace={settings.grace} exceeds sweep.steps={settings.steps}: no trial would ever be stopped."
@@ -126,6 +131,21 @@ def plan(config: Config, out: Path) -> SweepPlan:
     if settings.search == "optuna":
         optuna_search()
     return made
+
+
+def check_grid(made: SweepPlan) -> None:
+    """UserError where a point of the grid cannot be, or two of them are one training."""
+    axes = {key: values_of(choice) for key, choice in made.settings.space.items()}
+    if made.settings.variants:
+        axes[VARIANT] = list(made.settings.variants)
+    seen: dict[str, dict[str, Any]] = {}
+    for point in itertools.product(*axes.values()):
+        values = dict(zip(axes, point, strict=True))
+        other = seen.setdefault(made.trial(values).key, values)
+        if other is not values:
+            raise UserError(
+                f"Two trials of the sweep are the same training, {other} and {values}: leave one out."
+            )
 
 
 def check_key(key: str, where: str) -> None:
@@ -176,9 +196,10 @@ def objective(metrics: dict[str, float], settings: SweepConfig, prefix: str = ""
     """What a validation is worth, less is better: nats per token, or minus tokens per unit of cost."""
     start = f"{prefix}nats_k"
     nats = {int(name[len(start) :]): v for name, v in metrics.items() if name.startswith(start)}
+    ratio, first = metrics["pass_cost_ratio"], metrics.get("pass_cost_first", 0.0)
     if settings.objective == "nats_at_speed":
-        return nats_at_speed(nats, metrics["pass_cost_ratio"], settings.speed)
-    return -speed_at_nats(nats, metrics["pass_cost_ratio"], settings.nats)
+        return nats_at_speed(nats, ratio, settings.speed, first)
+    return -speed_at_nats(nats, ratio, settings.nats, first)
 
 
 class ObjectiveReporter(TuneReportCallback):
@@ -308,6 +329,7 @@ def row(plan: SweepPlan, values: dict[str, Any], metrics: dict[str, Any]) -> Tri
         values=values,
         objective=metrics[METRIC],
         pass_cost_ratio=metrics["pass_cost_ratio"],
+        pass_cost_first=metrics["pass_cost_first"],
         nats=at_k("nats"),
         captured=at_k("captured"),
         steps=int(metrics["step"]),

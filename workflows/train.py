@@ -67,6 +67,11 @@ ENGINE_TAG, PROGRESS = "engine", "progress.pt"  # in a checkpoint
 # Without a GPU: no search for one, and no minutes of compiling Muon's small matrix products.
 CPU_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
 SAMPLER_FOLDER = "sampler"
+_CGROUP = Path("/sys/fs/cgroup")
+CGROUPS = (  # (limit, used) of the container's memory, versions 2 and 1
+    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,17 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             f"corpus.rows={corpus_plan.settings.rows}."
         )
     length = config.corpus.max_new_tokens
-    too_long = [k for k in config.train.validate_k if k > length]
-    if too_long:
-        raise UserError(f"train.validate_k={too_long[0]} exceeds corpus.max_new_tokens={length}.")
+    window = config.sampler.window
+    for key, ks in (
+        ("train.validate_k", config.train.validate_k),
+        ("evaluate.ks", config.evaluate.ks),
+    ):
+        if window and max(ks) > window:
+            raise UserError(f"{key}={max(ks)} exceeds sampler.window={window}: no block is longer.")
+    if max(config.train.validate_k) > length:
+        raise UserError(
+            f"train.validate_k={max(config.train.validate_k)} exceeds corpus.max_new_tokens={length}."
+        )
     if config.train.k_max > length:
         raise UserError(
             f"train.k_max={config.train.k_max} exceeds corpus.max_new_tokens={length}: no block can be "
@@ -133,7 +146,7 @@ def check_offline(corpus_plan: corpus.CorpusPlan, config: Config) -> None:
     if dataclasses.replace(wanted, depths=kept.depths) != kept or wanted.depths > kept.depths:
         raise UserError(
             f"The corpus keeps targets for k_max={kept.depths + 1}, near={kept.near}, far={kept.far}, "
-            f"near_share={kept.near_share} and {len(kept.read_layers)} features: train with these "
+            f"near_share={kept.near_share} {len(kept.read_layers)} features and a window of {kept.candidates}: train with these "
             "(in a sweep k_max may be less), or with corpus.anchors=0."
         )
     if config.train.hidden_weight:
@@ -370,6 +383,10 @@ def train_loop(plan: TrainPlan) -> None:
     trajectories, held_out = split_corpus(plan.corpus.folder)
     trajectories.check_teacher(teacher)
     n = settings.rows or len(trajectories)
+    if n < world:
+        raise UserError(
+            f"{n} training rows cannot be shared by {world} workers: set train.workers."
+        )
     sampler = new_sampler(plan.sampler, settings, plan.seed, teacher)
     twin = copy.deepcopy(sampler)  # outside the engine: what is validated and saved
     fast = settings.precision == "bfloat16" or (
@@ -394,7 +411,8 @@ def train_loop(plan: TrainPlan) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-    ratio = pass_cost(teacher, twin.eval(), batch=16, length=trajectories.length).ratio
+    cost = pass_cost(teacher, twin.eval(), batch=16, length=trajectories.length)
+    costs = {"pass_cost_ratio": cost.ratio, "pass_cost_first": cost.first}
     distill = distill_settings(settings)
     clock, recent = Clock(states, progress.step), Recent()
     over = settings.patience and progress.waited >= settings.patience  # ended before it was resumed
@@ -434,7 +452,7 @@ def train_loop(plan: TrainPlan) -> None:
                 teacher, twin, held_out, settings, plan.corpus.settings.order, rank, world
             )
             progress.validated(validation, copied(weights))
-            report |= validation | {"pass_cost_ratio": ratio}
+            report |= validation | costs
             clock.go_on()
         if settings.patience and progress.waited >= settings.patience and not last:
             last = True
@@ -461,12 +479,26 @@ def train_loop(plan: TrainPlan) -> None:
             break
 
 
+def free_memory() -> int:
+    """Bytes that this process may still use: the node's, or its container's where that is less."""
+    free = psutil.virtual_memory().available
+    for limit, used in CGROUPS:
+        try:
+            free = min(free, int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):  # another cgroup version, or no limit
+            continue
+    return free
+
+
 def check_memory(
     states: TeacherStates, rows: range, settings: TrainConfig, workers_here: int
 ) -> None:
-    """UserError where the states to be kept would fill the node's memory."""
+    """UserError where the states to be kept would fill the node's memory.
+
+    Other trials of a sweep on the same node are not counted.
+    """
     wanted = min(states.budget, sum(map(states.row_bytes, rows))) * workers_here
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if wanted > 0.9 * free:
         raise UserError(
             f"train.cache_gib={settings.cache_gib:g} would keep {wanted / 2**30:.1f} GiB of teacher states "

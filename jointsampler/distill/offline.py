@@ -24,7 +24,7 @@ from .. import rng
 from ..errors import UserError
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths, Trajectories
-from .targets import DepthTargets, Targets, Truth, Window, keys_of, loss_window, take
+from .targets import DepthTargets, Targets, Truth, Window, keys_of, loss_window, reachable, take
 
 STREAM = 15  # of rng.uniform: where a row's anchors are
 
@@ -38,6 +38,7 @@ class OfflineSettings:
     far: int
     near_share: float
     read_layers: tuple[int, ...] = ()
+    candidates: int = 0  # the sampler's window, outside which no target is kept
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,12 @@ def encode_targets(
     for anchor in range(settings.anchors):
         t = starts[:, anchor].to(paths.ids.device)
         keys = keys_of(paths, rows.row_ids, t)
+        within = reachable(paths, t, settings.candidates)
         openings.append(_gathered(seen, rows.row_ids, starts[:, anchor], width))
         for d in range(1, settings.depths + 1):
             at = (t + d).clamp_max(last)
             window = loss_window(
-                paths, at, settings.near, settings.far, settings.near_share, 0, keys
+                paths, at, settings.near, settings.far, settings.near_share, 0, keys, within
             )
             states = _gathered(seen, rows.row_ids, at.cpu(), width)[..., : teacher.hidden_size]
             near = take(states.to(paths.ids.device), paths.start, window.positions)
@@ -196,7 +198,13 @@ class OfflineStates:
 
     @torch.no_grad()
     def targets(
-        self, index: Tensor, starts: Tensor, windows: Any, depths: int, seed: int
+        self,
+        index: Tensor,
+        starts: Tensor,
+        windows: Any,
+        depths: int,
+        seed: int,
+        candidates: int = 0,
     ) -> Targets:
         """Of rows ``index`` [B], cut at the anchor in whose stretch ``starts`` [B] fall."""
         begin = time.perf_counter()

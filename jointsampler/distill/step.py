@@ -23,7 +23,7 @@ from ..trajectories import Paths
 from ..window import recorded_window
 from .objectives import OBJECTIVES, scored
 from .offline import OfflineStates
-from .targets import TeacherStates, Window, take
+from .targets import TeacherStates, Window, reachable, take
 
 STREAM_ROW, STREAM_START, STREAM_DEPTH = 12, 13, 14  # of rng.uniform
 
@@ -96,14 +96,14 @@ def distill_step(
     plain = getattr(sampler, "module", sampler)
     estimator, teacher = plain.estimator, states.teacher
     depths = depths or settings.k_max - 1
-    targets = states.targets(index, starts, settings, depths, seed)
+    narrow = plain.config.window
+    targets = states.targets(index, starts, settings, depths, seed, narrow)
     paths, opening = targets.paths, targets.opening
     t, last = targets.at[0], paths.order.shape[1] - 1
     weights = depth_weights(settings, depths, t.device)
     objective, size = OBJECTIVES[settings.objective], teacher.hidden_size
-    hidden, candidates = opening, None
-    if plain.config.window:
-        candidates = recorded_window(paths.rank, t, plain.config.window, paths.start)
+    hidden, within = opening, reachable(paths, t, narrow)
+    candidates = recorded_window(paths.rank, t, narrow, paths.start) if narrow else None
     zero = opening.new_zeros((), dtype=torch.float32)
     loss, off, drift, metrics = zero, zero, zero, {}
     for d, target in enumerate(targets.depths, start=1):
@@ -126,7 +126,7 @@ def distill_step(
         loss = loss + weights[d - 1] * mean(value)
         metrics[f"kl_d{d}"] = mean(nats)
         if settings.hidden_weight:
-            error = hidden_error(hidden[:, paths.start :, :size], target.hidden, paths, at)
+            error = hidden_error(hidden[:, paths.start :, :size], target.hidden, paths, at, within)
             drift = drift + weights[d - 1] * (error * alive).sum()
         # The window's first position is the one revealed next, which is where decoding asks.
         guess = estimator.log_nats(
@@ -141,10 +141,17 @@ def distill_step(
     return loss + settings.hidden_weight * drift + off, metrics
 
 
-def hidden_error(response: Tensor, truth: Tensor, paths: Paths, at: Tensor) -> Tensor:
-    """[B] squared error of hidden states [B, L, H] at masked positions, relative to the teacher's size."""
+def hidden_error(
+    response: Tensor, truth: Tensor, paths: Paths, at: Tensor, within: Tensor | None = None
+) -> Tensor:
+    """[B] squared error of hidden states [B, L, H] at masked positions, relative to the teacher's size.
+
+    within: [B, L] bool, the positions that count; None is all.
+    """
     truth = truth[:, paths.start :].float()
     masked = (paths.rank >= at[:, None]).float()
+    if within is not None:
+        masked = masked * within
     gap = (response.float() - truth).pow(2).sum(-1)
     scale = truth.pow(2).sum(-1)
     return (gap * masked).sum(1) / (scale * masked).sum(1).clamp_min(1e-6)

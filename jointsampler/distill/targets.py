@@ -32,16 +32,27 @@ class Window:
 
 
 def loss_window(
-    paths: Paths, t: Tensor, near: int, far: int, near_share: float, seed: int, keys: Tensor
+    paths: Paths,
+    t: Tensor,
+    near: int,
+    far: int,
+    near_share: float,
+    seed: int,
+    keys: Tensor,
+    within: Tensor | None = None,
 ) -> Window:
     """The ``near`` positions revealed next at state x_t and ``far`` others among the masked.
 
     The near ones share ``near_share`` of the weight, the far ones stand for all
-    other masked positions. t: [B]; keys: [B] int64, what the choice is seeded with.
+    other masked positions. t: [B]; keys: [B] int64, what the choice is seeded with;
+    within: [B, L] bool, where the sampler can move anything, None is everywhere.
     """
     length = paths.rank.shape[1]
     ahead = paths.rank - t[:, None]  # [B, L], < 0 where revealed, 0 at the next position
     masked = ahead >= 0
+    if within is not None:
+        masked = masked & within
+        ahead = torch.where(within, ahead, -1)
     places = torch.arange(length, device=ahead.device)
     draws = rng.uniform(seed, keys[:, None], places[None], STREAM)
     # Near positions in order, then the other masked ones shuffled, then the revealed.
@@ -108,6 +119,11 @@ def keys_of(paths: Paths, row_ids: Tensor, starts: Tensor) -> Tensor:
     return row_ids.to(starts.device) * paths.order.shape[1] + starts
 
 
+def reachable(paths: Paths, t: Tensor, candidates: int) -> Tensor | None:
+    """[B, L] bool: the positions in a window of ``candidates`` opened at x_t; None without one."""
+    return paths.rank - t[:, None] < candidates if candidates else None
+
+
 class WindowSettings(Protocol):
     """The part of the distillation settings that says where the loss looks."""
 
@@ -148,9 +164,18 @@ class TeacherStates:
                 self._keep(row)
 
     def targets(
-        self, index: Tensor, starts: Tensor, windows: WindowSettings, depths: int, seed: int
+        self,
+        index: Tensor,
+        starts: Tensor,
+        windows: WindowSettings,
+        depths: int,
+        seed: int,
+        candidates: int = 0,
     ) -> Targets:
-        """Of rows ``index`` [B] cut at ``starts`` [B], to depth ``depths``."""
+        """Of rows ``index`` [B] cut at ``starts`` [B], to depth ``depths``.
+
+        ``candidates``: the sampler's window, outside which the loss does not look; 0 is none.
+        """
         rows = self.trajectories.select(index)
         paths = Paths.of(rows, self.teacher)
         t = starts.to(paths.ids.device)
@@ -158,9 +183,10 @@ class TeacherStates:
         at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
         opening, later = self.hidden(index, paths, at)
         keys, made = keys_of(paths, rows.row_ids, t), []
+        within = reachable(paths, t, candidates)
         for d in range(1, depths + 1):
             window = loss_window(
-                paths, at[d], windows.near, windows.far, windows.near_share, seed, keys
+                paths, at[d], windows.near, windows.far, windows.near_share, seed, keys, within
             )
             truth = FullTruth(take(later[d - 1], paths.start, window.positions).flatten(0, 1))
             made.append(DepthTargets(window, truth, later[d - 1]))

@@ -69,7 +69,8 @@ def block_kl(
     is left out. ``temperature`` divides all logits before the comparison; top-p
     plays no part, because laws with different supports have no finite KL. Where
     the sampler has a window, ``order`` (the trajectories' policy) says what is in
-    it; a recorded reveal outside counts with the marginal law, as it would be drawn.
+    it; a recorded reveal outside counts with the marginal law, though decoding
+    would put it off.
 
     Raises UserError: k < 2 or larger than the response or than the sampler's
     window, a sampler or a corpus of another teacher, trajectories that are not

@@ -137,7 +137,6 @@ def compare(
         if sampler is not None
         else None
     )
-    ratio = 0.0 if cost is None else cost.ratio
     prompts = task_prompts(protocol)
     if prompts:
         truth = generate(
@@ -153,6 +152,8 @@ def compare(
     for setting in grid:  # before the first row: the last one must not fail for its k
         if get_method(setting.method).has_k:
             check_k(setting.k, protocol.max_new_tokens)
+            if get_method(setting.method).uses_sampler and sampler is not None:
+                sampler.check_block(setting.k)
     rows = []
     for setting in grid:
         method = get_method(setting.method)
@@ -166,9 +167,12 @@ def compare(
             stop = method.stop(setting.k, protocol.max_new_tokens, setting.rule, k_max)
             for name, reference in references.items():
                 path = path_kl(teacher, sampler, reference, method, stop, protocol.order)
-                spent = path.teacher_passes.sum() + ratio * path.sampler_passes.sum()
+                passes = int(path.teacher_passes.sum())
                 made = reference.trajectories.tokens.numel()
-                fidelity[name] = Fidelity(path.nats_per_token, float(made / spent))
+                worth = made / passes
+                if cost is not None:
+                    worth = cost.tokens_per_pass(made, passes, int(path.sampler_passes.sum()))
+                fidelity[name] = Fidelity(path.nats_per_token, float(worth))
         accuracy = None
         if prompts:
             answers = generate(

@@ -26,13 +26,17 @@ class PassCost:
     ratio: float  # c
     batch: int
     length: int
+    first: float = 0.0  # what a block's first sampler pass costs beyond c, where there is a window
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
     def tokens_per_pass(self, tokens: int, teacher_passes: int, sampler_passes: int) -> float:
-        """Cost-weighted: tokens / (teacher passes + c x sampler passes)."""
-        return tokens / (teacher_passes + self.ratio * sampler_passes)
+        """Cost-weighted: tokens / (teacher passes + c x sampler passes), and what first passes add."""
+        blocks = min(
+            teacher_passes, sampler_passes
+        )  # those that a sampler pass was made in, at most
+        return tokens / (teacher_passes + self.ratio * sampler_passes + self.first * blocks)
 
 
 @torch.inference_mode()
@@ -46,7 +50,7 @@ def pass_cost(
 ) -> PassCost:
     """Median seconds of both passes on a canvas of ``batch`` rows with half its response masked.
 
-    A sampler with a window is timed over a block of its k_max, whose first pass costs more.
+    Of a sampler with a window, c is a later pass of a block and ``first`` what its first one adds.
     """
     teacher = sampler.reading(teacher)
     prompt = [[] if teacher.bos_id is None else [teacher.bos_id]] * batch
@@ -55,38 +59,43 @@ def pass_cost(
     opening = teacher.hidden(canvas.ids)
     policy, most = get_order(order), length - length // 2
 
-    def scored(hidden: Tensor, masked: Tensor, most: int) -> Tensor:
-        states = canvas.response(hidden)
-        return order_scores(teacher, states, masked, canvas.rows, policy, 0, most)
-
-    def timed(step: Callable[[], None]) -> float:
+    def timed(
+        step: Callable[[Tensor], Tensor], hidden: Tensor, masked: Tensor, most: int
+    ) -> list[float]:
+        """Seconds of two passes, one after the other, each with the scoring that follows it."""
         times = []
-        for _ in range(repeats + 1):  # the first warms up
+        for _ in range(2):
             synchronize(teacher.device)
             begin = time.perf_counter()
-            step()
+            hidden = step(hidden)
+            states = canvas.response(hidden)
+            order_scores(teacher, states, masked, canvas.rows, policy, 0, most)
             synchronize(teacher.device)
             times.append(time.perf_counter() - begin)
-        return median(times[1:])
+        return times
 
-    def teacher_pass() -> None:
-        scored(teacher.hidden(canvas.ids), canvas.masked, most)
+    def teacher_passes() -> list[float]:
+        return timed(lambda _: teacher.hidden(canvas.ids), opening, canvas.masked, most)
 
-    size = sampler.config.window
-    passes = max(1, sampler.config.k_max - 1) if size else 1
-    scores = scored(opening, canvas.masked, most)
+    states = canvas.response(opening)
+    scores = order_scores(teacher, states, canvas.masked, canvas.rows, policy, 0, most)
+    size = min(sampler.config.window, most)
 
-    def sampler_passes() -> None:
-        hidden, masked, window = opening, canvas.masked, None
+    def block() -> list[float]:
+        window, masked = None, canvas.masked
         if size:
             window = Window.first(scores, size, canvas.start)
             masked = masked & window.inside(canvas.start, length)
-        for _ in range(passes):
-            hidden = sampler(teacher.embed(canvas.ids), hidden, None, window)
-            scored(hidden, masked, min(most, size or most))
 
-    teacher_seconds = timed(teacher_pass)
-    sampler_seconds = timed(sampler_passes) / passes
-    return PassCost(
-        teacher_seconds, sampler_seconds, sampler_seconds / teacher_seconds, batch, length
-    )
+        def sampler_pass(hidden: Tensor) -> Tensor:
+            return sampler(teacher.embed(canvas.ids), hidden, None, window)
+
+        return timed(sampler_pass, opening, masked, size or most)
+
+    asked = [teacher_passes() for _ in range(repeats + 1)]
+    blocks = [block() for _ in range(repeats + 1)]
+    whole = median(seconds for passes in asked[1:] for seconds in passes)  # the first warms up
+    first, later = (median(passes[i] for passes in blocks[1:]) for i in range(2))
+    if not size:
+        first = later = median(seconds for passes in blocks[1:] for seconds in passes)
+    return PassCost(whole, later, later / whole, batch, length, max(0.0, (first - later) / whole))

@@ -92,6 +92,8 @@ def path_kl(
         if sampler is None:
             raise UserError(f"Method {method.name!r} needs a sampler: pass one.")
         teacher = sampler.reading(teacher)
+        if method.has_k:
+            sampler.check_block(stop.limit)
     policy = get_order(order)
     walks = [
         _walk(teacher, sampler, rows, truth, method, stop, policy)

@@ -124,7 +124,10 @@ def sweep_figures(table: SweepTable) -> dict[str, str]:
         figure, axes = plt.subplots(figsize=(5.2, 3.8))
         for number, trial in enumerate(table.trials):
             points = [(1.0, 0.0)]
-            points += [(speed(k, trial.pass_cost_ratio), v) for k, v in sorted(trial.nats.items())]
+            points += [
+                (speed(k, trial.pass_cost_ratio, trial.pass_cost_first), v)
+                for k, v in sorted(trial.nats.items())
+            ]
             label = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in trial.values.items())
             colour = COLOURS["joint"] if number == 0 else None
             axes.plot(

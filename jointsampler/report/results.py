@@ -73,6 +73,7 @@ class Trial(Part):
     values: dict[str, Any]  # config key -> value
     objective: float  # less is better
     pass_cost_ratio: float  # c of this sampler
+    pass_cost_first: float = 0.0  # and what a block's first pass adds
     nats: dict[int, float]  # k -> per token
     captured: dict[int, float]  # k -> share of the dependency
     steps: int
