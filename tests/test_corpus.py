@@ -28,8 +28,8 @@ def test_the_preset_of_the_shipped_sampler_plans(tmp_path):
     config = load_config("workflows/configs/tiny-sampler.yaml")
     plan = corpus.plan(config, tmp_path)
     empty = sum(prompt == "" for prompt in plan.prompts)
-    assert plan.rows == len(plan.prompts) == 6912
-    assert empty == pytest.approx(0.65 * 6912, abs=200)
+    assert plan.rows == len(plan.prompts) == config.corpus.rows + config.corpus.held_out
+    assert empty == pytest.approx(0.65 * plan.rows, abs=200)
 
 
 @pytest.fixture
