@@ -103,7 +103,7 @@ def test_a_server_that_comes_back_gets_every_metric_of_every_step(
     head: Head, server: Server, tmp_path: Path
 ):
     out, uri = tmp_path / "out", f"run.mlflow_uri={server.uri}"
-    finish(start(head, "corpus", out), out, "corpus")
+    finish(start(head, "corpus", out, "corpus.actors=1"), out, "corpus")
     log = out / "train.log"
     driver = start(head, "train", out, *LONG, "train.steps=3000", "train.workers=1", uri)
     kill_after_a_report(server, driver, log)
@@ -126,7 +126,8 @@ def test_a_server_that_stays_away_costs_nothing_and_gets_the_rest_from_the_same_
     head: Head, server: Server, judge_folder: Path, tmp_path: Path
 ):
     out = tmp_path / "out"
-    short = ["train.steps=400", "train.workers=1", f"evaluate.judge={judge_folder}"]
+    short = ["train.steps=400", f"evaluate.judge={judge_folder}"]
+    short += ["corpus.actors=1", "train.workers=1", "evaluate.actors=1"]
     command = (head, "pipeline", out, *LONG, *short, f"run.mlflow_uri={server.uri}")
     driver = start(*command)
     kill_after_a_report(server, driver, out / "pipeline.log")

@@ -99,7 +99,7 @@ def test_a_disk_that_turns_read_only_while_training_keeps_the_last_checkpoint(
     out = tmp_path / "out"
     command = [
         "train.steps=400", "train.save_every=20", "train.validate_every=200", "train.workers=1",
-        "train.max_failures=0", f"run.storage={disk.folder}",
+        "train.max_failures=0", "corpus.actors=1", f"run.storage={disk.folder}",
     ]  # fmt: skip
     finish(start(head, "corpus", out, *command), out, "corpus")
     driver = start(head, "train", out, *command)
