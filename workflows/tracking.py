@@ -40,7 +40,7 @@ class Outbox:
     """Calls on their way to one run; what MLflow does not take waits in a file, in order.
 
     One process at a time writes to a run: the controller of its training, or the
-    driver. Each finds what the other had to leave. Sent twice, a call does no harm.
+    driver. Each finds what the other had to leave. Sent twice, a call does no harm (a model gets one more version).
     """
 
     def __init__(self, uri: str, out: Path, run: dict[str, Any]):
@@ -119,7 +119,7 @@ def tell(text: str) -> None:
 
 def reason(error: Exception) -> str:
     """The innermost of the messages that an HTTP client wraps in each other; else the first line's end."""
-    line = str(error).splitlines()[0].rstrip("\"'). ")
+    line = (str(error) or type(error).__name__).splitlines()[0].rstrip("\"'). ")
     return re.split("['\"]|: " if "Caused by" in line else ": ", line)[-1]
 
 
