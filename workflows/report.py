@@ -49,7 +49,8 @@ def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:
     tracker.log_folder(page.parent, "report")
     aliases = [NEWEST, BEST] if plan.swept else [NEWEST]
     version = tracker.register_sampler(plan.evaluate.train.folder, aliases)
-    return {"page": str(page), "model": f"models:/{REGISTERED_MODEL}/{version}"}
+    model = version and f"models:/{REGISTERED_MODEL}/{version}"
+    return {"page": str(page), "model": model}
 
 
 def main() -> None:

@@ -45,10 +45,16 @@ def digest(*parts: Any) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Atomically: readers see the old file or the new one."""
+    """Atomically: readers see the old file or the new one. UserError where it cannot be written."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(data, indent=1) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror}. What is complete stays; run again once there is "
+            "room and permission."
+        ) from None
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from jointsampler.measure.worth import nats_at_speed, speed_at_nats
 from jointsampler.report.results import SweepTable, Trial
 from workflows import cluster, corpus, entry, train
 from workflows.stage import digest, require, run_once, write_json
-from workflows.tracking import Tracker, TrainReporter, child_run, close_orphans, open_run
+from workflows.tracking import Tracker, TrainReporter, child_run, open_run
 
 METRIC = "objective"  # less is better
 SWEPT = ("sampler.", "train.")  # the corpus is made once, before the sweep
@@ -221,10 +221,10 @@ def trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) -> Non
     # A search may draw the same values twice; a grid does not, and its folders keep plain names.
     name = "" if plan.settings.search == "grid" else f"-{tune.get_context().get_trial_id()}"
     train_plan = plan.trial(values, name)
-    with child_run(uri, parent, train_plan.key + name, values) as run_id:
+    with child_run(uri, plan.out, parent, train_plan.key + name, values) as outbox:
         reporters = [
             ObjectiveReporter(plan.settings),
-            TrainReporter(uri, run_id, train_plan.settings.steps, name=train_plan.folder.name),
+            TrainReporter(outbox, train_plan.settings.steps, name=train_plan.folder.name),
         ]
         metrics, _ = train.fit(train_plan, reporters, plan.settings.workers)
         # Also where the training had been finished before, and so reports nothing any more.
@@ -238,7 +238,8 @@ def tuner(plan: SweepPlan, tracker: Tracker) -> tune.Tuner:
     # Of the driver of a trial; its workers ask for their own. Nodes that stay may have no CPU to give.
     resources = {cluster.DRIVERS if cluster.has(cluster.DRIVERS) else "CPU": 0.01}
     trainable = tune.with_resources(
-        tune.with_parameters(trial, plan=plan, uri=tracker.uri, parent=tracker.run_id), resources
+        tune.with_parameters(trial, plan=plan, uri=tracker.uri, parent=tracker.outbox.run_id),
+        resources,
     )
     root = storage.join(plan.corpus.storage, "tune")
     path = str(storage.join(root, plan.key))
@@ -285,9 +286,9 @@ def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
     begin = time.monotonic()
     verify_corpus(plan.corpus.folder)
     plan.folder.mkdir(exist_ok=True)
-    close_orphans(tracker)
+    tracker.close_orphans()
     grid = tuner(plan, tracker).fit()
-    close_orphans(tracker)  # those that the scheduler stopped
+    tracker.close_orphans()  # those that the scheduler stopped
     trials = []
     for result in grid:
         metrics = result.metrics or {}

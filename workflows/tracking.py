@@ -1,17 +1,21 @@
 """The single MLflow writer: one run per out folder, written from the driver's node.
 
 Workers never talk to MLflow; Ray Train's reports come through
-:class:`TrainReporter`, which runs in the controller. Precedence of the tracking
-URI: run.mlflow_uri, $MLFLOW_TRACKING_URI, OUT/mlflow.db.
+:class:`TrainReporter`, which runs in the controller. What a server that is away
+does not take waits in OUT/mlflow-unsent and goes first when it is back, at the
+latest when the same command is started again. Precedence of the tracking URI:
+run.mlflow_uri, $MLFLOW_TRACKING_URI, OUT/mlflow.db.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +29,188 @@ from jointsampler.errors import UserError
 
 REGISTERED_MODEL = "jointsampler"
 NEWEST, BEST = "newest", "best"  # aliases: the last one registered; the last that won a sweep
+UNSENT = "mlflow-unsent"  # in OUT: a file per run with the calls that MLflow has not got, in order
+PAUSE_S = 20.0  # between attempts while MLflow is away
 _OUT_TAG, _TRIAL_TAG = "jointsampler.out", "jointsampler.trial"
 _PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its UI nests by it
+_BATCH = 1000  # metrics that MLflow takes at once
+
+
+class Outbox:
+    """Calls on their way to one run; what MLflow does not take waits in a file, in order.
+
+    One process at a time writes to a run: the controller of its training, or the
+    driver. Each finds what the other had to leave. Sent twice, a call does no harm (a model gets one more version).
+    """
+
+    def __init__(self, uri: str, out: Path, run: dict[str, Any]):
+        """``run`` is {"id": ...}, or of a trial what :func:`find_child` takes, found or made when first sent to."""
+        self.uri, self.out, self.run = uri, out, run
+        self.run_id: str | None = run.get("id")
+        self.file = out / UNSENT / f"{run.get('id') or run['key']}.jsonl"
+        self.next_try = 0.0
+
+    def put(self, call: str, *args: Any) -> Any:
+        """Make a call after those that wait; None where it has to wait itself.
+
+        A metric or status always waits. What else fails although MLflow answers
+        is no outage, and raises.
+        """
+        lines = self.waiting()
+        if lines and call == lines[-1][0] == "metrics" and len(lines[-1][1] + args[0]) <= _BATCH:
+            lines[-1][1] += args[0]
+        else:
+            lines.append([call, *args])
+        if self.file.exists() and time.monotonic() < self.next_try:
+            self.keep(lines)
+            return None
+        return self.send(lines, patient=call in ("metrics", "status"))
+
+    def send(self, lines: list[list[Any]], patient: bool, again: bool = True) -> Any:
+        """What the last of the calls returned; None where MLflow does not take them and they are kept."""
+        result, waited = None, self.file.exists()
+        try:
+            client = MlflowClient(self.uri)
+            if self.run_id is None:
+                self.run_id = find_child(client, **self.run)
+            while lines:
+                result = CALLS[lines[0][0]](self, client, *lines[0][1:])
+                lines = lines[1:]
+        except Exception as error:
+            if not patient and answers(self.uri):
+                if not again:
+                    raise
+                return self.send(lines, patient, again=False)  # it was away for a moment
+            self.next_try = time.monotonic() + PAUSE_S
+            if self.keep(lines) and not waited:
+                tell(
+                    f"MLflow at {self.uri} is away ({reason(error)}): what it has not got waits in "
+                    f"{self.file} and is sent when it is back."
+                )
+            return None
+        if waited:
+            self.file.unlink()
+            tell(f"MLflow at {self.uri} is back and has what waited in {self.file}.")
+            with suppress(OSError):  # another run's calls wait there
+                self.file.parent.rmdir()
+        return result
+
+    def waiting(self) -> list[list[Any]]:
+        if not self.file.exists():
+            return []
+        return [json.loads(line) for line in self.file.read_text().splitlines()[1:]]
+
+    def keep(self, lines: list[list[Any]]) -> bool:
+        try:
+            self.file.parent.mkdir(exist_ok=True)
+            partial = self.file.with_suffix(".partial")
+            text = [json.dumps(line, default=str) + "\n" for line in [self.run, *lines]]
+            partial.write_text("".join(text))
+            partial.replace(self.file)
+        except OSError as error:  # no disk, no MLflow: what fails for it says so itself
+            tell(f"MLflow at {self.uri} lacks what {self.file} cannot hold: {error.strerror}.")
+            return False
+        return True
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def reason(error: Exception) -> str:
+    """The innermost of the messages that an HTTP client wraps in each other; else the first line's end."""
+    line = (str(error) or type(error).__name__).splitlines()[0].rstrip("\"'). ")
+    return re.split("['\"]|: " if "Caused by" in line else ": ", line)[-1]
+
+
+def answers(uri: str) -> bool:
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except Exception:
+        return False
+    return True
+
+
+def send_waiting(uri: str, out: Path) -> list[Path]:
+    """Send what waits of every run of ``out``, and return the files of what still waits.
+
+    Raises UserError where MLflow answers and does not take it.
+    """
+    files = sorted((out / UNSENT).glob("*.jsonl"))
+    boxes = [Outbox(uri, out, json.loads(file.read_text().splitlines()[0])) for file in files]
+    for box in sorted(boxes, key=lambda box: "id" in box.run):  # trials before their parent
+        try:
+            box.send(box.waiting(), patient=False)
+        except Exception as error:
+            raise UserError(
+                f"MLflow at {uri} does not take what waits in {box.file}: {reason(error)}. Name the MLflow "
+                "that it is meant for with run.mlflow_uri=, or delete the file."
+            ) from None
+    return [file for file in files if file.exists()]
+
+
+def _metrics(box: Outbox, client: MlflowClient, points: list[list[Any]]) -> None:
+    client.log_batch(box.run_id, metrics=[Metric(*point) for point in points])
+
+
+def _folder(box: Outbox, client: MlflowClient, folder: str, artifact_path: str) -> None:
+    client.log_artifacts(box.run_id, folder, artifact_path)
+
+
+def _model(
+    box: Outbox, client: MlflowClient, folder: str, teacher: dict[str, Any], aliases: list[str]
+) -> str:
+    """Log a sampler as a pyfunc model that generates, register it, return its version."""
+    mlflow.set_tracking_uri(box.uri)
+    with mlflow.start_run(run_id=box.run_id):
+        info = mlflow.pyfunc.log_model(
+            name="sampler",
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"sampler": folder},
+            model_config={"teacher": teacher},
+            pip_requirements=["jointsampler"],
+            registered_model_name=REGISTERED_MODEL,
+        )
+    version = str(info.registered_model_version)
+    for alias in aliases:
+        client.set_registered_model_alias(REGISTERED_MODEL, alias, version)
+    return version
+
+
+def _status(box: Outbox, client: MlflowClient, status: str) -> None:
+    if status == RunStatus.to_string(RunStatus.RUNNING):
+        client.update_run(box.run_id, status=status)
+    else:
+        client.set_terminated(box.run_id, status)
+
+
+def _close_orphans(box: Outbox, client: MlflowClient) -> None:
+    experiment = client.get_run(box.run_id).info.experiment_id
+    children = f"tags.`{_PARENT_TAG}` = '{box.run_id}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment], children):
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "metrics": _metrics,
+    "folder": _folder,
+    "model": _model,
+    "status": _status,
+    "close_orphans": _close_orphans,
+}
+
+
+def points_of(values: dict[str, float], step: int) -> list[list[Any]]:
+    """What MLflow's Metric takes: key, value, time, step."""
+    now = int(time.time() * 1000)
+    return [[key, float(value), now, step] for key, value in values.items()]
 
 
 class TrainReporter(UserCallback):
     """Prints and logs what training workers report; runs in Ray Train's controller."""
 
-    def __init__(self, uri: str, run_id: str, steps: int, name: str = "train"):
-        self.uri, self.run_id, self.steps, self.name = uri, run_id, steps, name
+    def __init__(self, outbox: Outbox, steps: int, name: str = "train"):
+        self.outbox, self.steps, self.name = outbox, steps, name
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
@@ -42,100 +219,89 @@ class TrainReporter(UserCallback):
         shown = {k: report[k] for k in report if k == "loss" or k.startswith("captured")}
         if "loss" in report:
             values = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
-            print(
+            tell(
                 f"{self.name}: step {report['step']}/{self.steps}, {values}, "
-                f"{report['states_per_second']:.0f} states/s, {report['seconds_left']:.0f} s left",
-                file=sys.stderr,
-                flush=True,
+                f"{report['states_per_second']:.0f} states/s, {report['seconds_left']:.0f} s left"
             )
-        now = int(time.time() * 1000)
-        points = [
-            Metric(f"train/{key}", float(value), now, report["step"])
+        quiet_mlflow(reporting=True)
+        values = {
+            f"train/{key}": value
             for key, value in report.items()
             if key not in ("step", "seconds_left")
-        ]
+        }
         try:
-            MlflowClient(self.uri).log_batch(self.run_id, metrics=points)
+            self.outbox.put("metrics", points_of(values, report["step"]))
         except Exception as error:  # a lost metric must not cost a training
-            print(
-                f"{self.name}: MLflow did not take step {report['step']}: {error}",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"{self.name}: step {report['step']} is lost to MLflow: {error}")
 
 
 class Tracker:
-    """What the stages may write to one run."""
+    """What the stages may write to one run; none of it fails because MLflow is away."""
 
-    def __init__(self, client: MlflowClient, uri: str, run_id: str, config: Config):
-        self.client, self.uri, self.run_id, self.config = client, uri, run_id, config
+    def __init__(self, outbox: Outbox, config: Config):
+        self.outbox, self.config = outbox, config
+        self.uri = outbox.uri
 
     def train_reporter(self) -> TrainReporter:
-        return TrainReporter(self.uri, self.run_id, self.config.train.steps)
+        return TrainReporter(self.outbox, self.config.train.steps)
 
     def log_results(self, values: dict[str, float], step: int = 0) -> None:
-        now = int(time.time() * 1000)
-        points = [Metric(key, float(value), now, step) for key, value in values.items()]
-        self.client.log_batch(self.run_id, metrics=points)
+        self.outbox.put("metrics", points_of(values, step))
 
     def log_folder(self, folder: Path, artifact_path: str) -> None:
-        self.client.log_artifacts(self.run_id, str(folder), artifact_path)
+        self.outbox.put("folder", str(folder), artifact_path)
 
-    def register_sampler(self, folder: Path, aliases: Sequence[str]) -> str:
-        """Log the sampler as a pyfunc model that generates, register it, return its version."""
-        mlflow.set_tracking_uri(self.uri)
-        with mlflow.start_run(run_id=self.run_id):
-            info = mlflow.pyfunc.log_model(
-                name="sampler",
-                python_model=str(Path(__file__).with_name("served_model.py")),
-                artifacts={"sampler": str(folder)},
-                model_config={"teacher": self.config.teacher.model_dump()},
-                pip_requirements=["jointsampler"],
-                registered_model_name=REGISTERED_MODEL,
-            )
-        version = str(info.registered_model_version)
-        for alias in aliases:
-            self.client.set_registered_model_alias(REGISTERED_MODEL, alias, version)
-        return version
+    def register_sampler(self, folder: Path, aliases: Sequence[str]) -> str | None:
+        """The version that it is registered as, None where MLflow is away."""
+        teacher = self.config.teacher.model_dump()
+        return self.outbox.put("model", str(folder), teacher, list(aliases))
+
+    def close_orphans(self) -> None:
+        """Trials that nobody ended (killed, or stopped early) are ended; those that go on open theirs again."""
+        send_waiting(self.uri, self.outbox.out)  # the trials' own calls come first
+        self.outbox.put("close_orphans")
 
 
-@contextmanager
-def child_run(uri: str, parent: str, key: str, values: dict[str, Any]) -> Iterator[str]:
-    """The run of one trial under ``parent``: found again by its key, or made; ends with the body."""
-    quiet_mlflow()
-    client = MlflowClient(uri)
+def find_child(client: MlflowClient, parent: str, key: str, values: dict[str, Any]) -> str:
+    """The run of one trial under ``parent``: found again by its key, or made."""
     experiment = client.get_run(parent).info.experiment_id
     found = client.search_runs(
         [experiment], f"tags.`{_PARENT_TAG}` = '{parent}' and tags.`{_TRIAL_TAG}` = '{key}'"
     )
     if found:
-        run_id = found[0].info.run_id
-        client.update_run(run_id, status="RUNNING")
-    else:
-        name = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in values.items())
-        tags = {_PARENT_TAG: parent, _TRIAL_TAG: key}
-        run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
-        client.log_batch(run_id, params=[Param(k, str(v)) for k, v in values.items()])
+        return found[0].info.run_id
+    name = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in values.items())
+    tags = {_PARENT_TAG: parent, _TRIAL_TAG: key}
+    run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+    client.log_batch(run_id, params=[Param(k, str(v)) for k, v in values.items()])
+    return run_id
+
+
+@contextmanager
+def child_run(
+    uri: str, out: Path, parent: str, key: str, values: dict[str, Any]
+) -> Iterator[Outbox]:
+    """The way to the run of one trial under ``parent``, which ends with the body."""
+    quiet_mlflow()
+    outbox = Outbox(uri, out, {"parent": parent, "key": key, "values": values})
+    outbox.put("status", "RUNNING")
     try:
-        yield run_id
+        yield outbox
     except BaseException:
-        client.set_terminated(run_id, "FAILED")
+        outbox.put("status", "FAILED")
         raise
-    client.set_terminated(run_id, "FINISHED")
+    outbox.put("status", "FINISHED")
 
 
-def close_orphans(tracker: Tracker) -> None:
-    """Trials that nobody ended (killed, or stopped early) are ended; those that go on open theirs again."""
-    experiment = tracker.client.get_run(tracker.run_id).info.experiment_id
-    children = f"tags.`{_PARENT_TAG}` = '{tracker.run_id}' and attributes.status = 'RUNNING'"
-    for run in tracker.client.search_runs([experiment], children):
-        tracker.client.set_terminated(run.info.run_id, "KILLED")
+def quiet_mlflow(reporting: bool = False) -> None:
+    """Without these MLflow sends usage data, and asks a dead server for minutes.
 
-
-def quiet_mlflow() -> None:
-    """Without these MLflow sends usage data, and retries a dead server for minutes."""
+    ``reporting``: in the controller of a training, where nothing may take long.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0" if reporting else "1")
+    if reporting:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
 
 def tracking_uri(config: Config, out: Path) -> str:
@@ -158,13 +324,14 @@ def open_run(config: Config, out: Path) -> Iterator[Tracker]:
     """The MLflow run of ``out``: found again by its tag, or made.
 
     Ends FINISHED, or FAILED if the body raises. Raises UserError where the
-    tracking server or database cannot be used.
+    tracking server or database cannot be used; once open, it may come and go.
     """
     quiet_mlflow()
     uri = tracking_uri(config, out)
-    client = MlflowClient(uri)
+    send_waiting(uri, out)
     name = config.run.experiment
     try:
+        client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             # A local database would put artifacts under the current directory.
@@ -183,13 +350,18 @@ def open_run(config: Config, out: Path) -> Iterator[Tracker]:
             params = flatten(config.model_dump(exclude={"pretrain"}))
             client.log_batch(run_id, params=[Param(k, v[:6000]) for k, v in params.items()])
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"Cannot use MLflow at {uri}: {reason}. Start the server, or name another place with run.mlflow_uri=."
+            f"Cannot use MLflow at {uri}: {reason(error)}. Start the server, or name another place with run.mlflow_uri=."
         ) from None
+    outbox = Outbox(uri, out, {"id": run_id})
     try:
-        yield Tracker(client, uri, run_id, config)
+        yield Tracker(outbox, config)
     except BaseException:
-        client.set_terminated(run_id, "FAILED")
+        outbox.put("status", "FAILED")
         raise
-    client.set_terminated(run_id, "FINISHED")
+    outbox.put("status", "FINISHED")
+    if waiting := send_waiting(uri, out):
+        tell(
+            f"MLflow at {uri} has not got everything of this run: the rest waits in {waiting[0].parent}, "
+            "and the same command, started again once MLflow is back, sends it."
+        )

@@ -584,11 +584,17 @@ def save(
         if rank == 0:
             torch.save({**vars(progress), "world": world}, Path(folder) / PROGRESS)
             sampler.save_pretrained(Path(folder) / SAMPLER_FOLDER)
-        ray.train.report(
-            report,
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"step_{progress.step:06d}",
-        )
+        try:
+            ray.train.report(
+                report,
+                checkpoint=Checkpoint.from_directory(folder),
+                checkpoint_dir_name=f"step_{progress.step:06d}",
+            )
+        except OSError as error:
+            raise UserError(
+                f"The checkpoint of step {progress.step} cannot be written ({error.strerror or error}): "
+                "run again once there is room and permission, and training goes on from the last one."
+            ) from None
 
 
 def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:

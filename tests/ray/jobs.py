@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ray.nodes import Head, end
+from tests.ray.nodes import PATIENCE, Head, end
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -19,37 +19,49 @@ SMALL = [
 ]  # fmt: skip
 
 
-def submit(head: Head, out: Path, *overrides: str) -> str:
-    """The log of the pipeline, submitted to ``head`` and finished."""
-    done = subprocess.run(
-        [
-            *("ray", "job", "submit", "--address", head.address, "--working-dir", str(ROOT), "--"),
-            *("python", "workflows/pipeline.py", "--config", "workflows/configs/quickstart.yaml"),
-            *("--out", str(out), *SMALL, *overrides),
-        ],
-        env=head.environment, capture_output=True, text=True, timeout=420, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return done.stdout
-
-
-def start(head: Head, stage: str, out: Path, *overrides: str) -> subprocess.Popen:
-    """A stage's driver as a process of its own on ``head``'s cluster, its output in OUT/STAGE.log."""
+def begin(head: Head, out: Path, *overrides: str) -> subprocess.Popen:
+    """The pipeline submitted to ``head`` as a job, its log in OUT/job.log."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / f"{stage}.log").open("a") as log:
+    with (out / "job.log").open("a") as log:
+        return subprocess.Popen(
+            [
+                *("ray", "job", "submit", "--address", head.address, "--working-dir", ROOT, "--"),
+                *("python", "workflows/pipeline.py", "--out", out, *SMALL, *overrides),
+                *("--config", "workflows/configs/quickstart.yaml"),
+            ],
+            env=head.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def submit(head: Head, out: Path, *overrides: str) -> str:
+    """What the pipeline, submitted to ``head`` and finished, has told."""
+    before = len((out / "job.log").read_text()) if (out / "job.log").exists() else 0
+    return finish(begin(head, out, *overrides), out, "job", 420)[before:]
+
+
+def start(
+    head: Head, stage: str, out: Path, *overrides: str, log: Path | None = None
+) -> subprocess.Popen:
+    """A stage's driver as a process of its own on ``head``'s cluster, its output in OUT/STAGE.log.
+
+    ``log`` is another folder for the output, where OUT itself is on trial.
+    """
+    if log is None:
+        out.mkdir(parents=True, exist_ok=True)
+    with ((log or out) / f"{stage}.log").open("a") as told:
         return subprocess.Popen(
             [
                 *(sys.executable, ROOT / "workflows" / f"{stage}.py", "--out", out),
                 *("--config", ROOT / "workflows/configs/quickstart.yaml", *SMALL, *overrides),
             ],
-            env=head.driver_environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=head.driver_environment, stdout=told, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
 
 def finish(process: subprocess.Popen, out: Path, stage: str, seconds: float = 240) -> str:
     """Wait for a driver that must succeed; its log."""
     try:
-        status = process.wait(seconds)
+        status = process.wait(seconds * PATIENCE)
     except subprocess.TimeoutExpired:
         end(process)
         status = None
