@@ -139,6 +139,9 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 1
     workers: int = Field(0, ge=0, description="0 takes every GPU, or every CPU")
+    min_workers: int = Field(
+        0, ge=0, description="go on with as few while nodes are away; 0: always with train.workers"
+    )
     report_every: PositiveInt = 10
     validate_every: PositiveInt = 100
     validate_k: list[Annotated[int, Field(ge=2)]] = Field(

@@ -8,7 +8,7 @@ from jointsampler import UserError
 from jointsampler.config import load_config
 from workflows import corpus
 from workflows.cluster import Pool
-from workflows.train import fitting_pool
+from workflows.train import check_elastic, fitting_pool
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (6, 4), (12, 8), (64, 32)])
@@ -23,6 +23,16 @@ def test_a_named_number_of_workers_that_does_not_fit_is_refused():
         UserError, match=r"train\.batch_size=32 is not a multiple of train\.workers=6"
     ):
         fitting_pool(Pool(6, 0, 1), settings)
+
+
+def test_every_number_of_workers_that_may_come_about_divides_the_batch_or_is_refused():
+    elastic = ["train.min_workers=2", "train.workers=4"]
+    check_elastic(load_config(None, [*elastic, "train.batch_size=24"]).train)
+    for wrong in ("train.batch_size=32", "train.accumulate=4", "train.workers=5"):
+        with pytest.raises(UserError, match=r"must divide among any number of workers"):
+            check_elastic(load_config(None, [*elastic, "train.batch_size=24", wrong]).train)
+    with pytest.raises(UserError, match=r"needs train\.workers"):
+        check_elastic(load_config(None, ["train.min_workers=1"]).train)
 
 
 def test_a_corpus_of_other_settings_is_kept_and_named(tmp_path):

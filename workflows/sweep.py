@@ -101,7 +101,7 @@ def plan(config: Config, out: Path) -> SweepPlan:
             "sweep.space is empty, and so are the variants: name config keys and their values, for "
             "example 'sweep.space={sampler.width: [96, 192], train.k_max: [4, 8]}'."
         )
-    trial = changed(config, {"train.steps": settings.steps})
+    trial = changed(config, {"train.steps": settings.steps, "train.min_workers": 0})
     made = SweepPlan(out, corpus.plan(config, out), trial)
     for name, values in settings.variants.items():
         for key in values:
@@ -226,7 +226,7 @@ def trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) -> Non
             ObjectiveReporter(plan.settings),
             TrainReporter(outbox, train_plan.settings.steps, name=train_plan.folder.name),
         ]
-        metrics, _ = train.fit(train_plan, reporters, plan.settings.workers)
+        metrics = train.fit(train_plan, reporters, plan.settings.workers)
         # Also where the training had been finished before, and so reports nothing any more.
         final = {name: v for name, v in metrics.items() if isinstance(v, int | float)}
         tune.report({**final, METRIC: objective(metrics, plan.settings, "best_"), "finished": 1})

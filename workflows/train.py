@@ -62,7 +62,9 @@ from workflows import cluster, corpus, entry, teachers
 from workflows.stage import digest, require, run_once
 from workflows.tracking import TrainReporter, open_run
 
-CPU_SHARE = 0.9  # of a CPU per worker: drivers of trials need some crumbs of it
+# Of a CPU per worker: drivers of trials need some crumbs of it. Ray counts the workers that fit by
+# dividing sums of it, which only a binary fraction survives (five times 0.9 hold four).
+CPU_SHARE = 0.875
 ENGINE_TAG, PROGRESS = "engine", "progress.pt"  # in a checkpoint
 # Without a GPU: no search for one, and no minutes of compiling Muon's small matrix products.
 CPU_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
@@ -89,7 +91,9 @@ class TrainPlan:
     @property
     def key(self) -> str:
         # Workers are left out: a run that was cut off may go on with another number of them.
-        settings = self.settings.model_dump(exclude={"report_every", "max_failures", "workers"})
+        settings = self.settings.model_dump(
+            exclude={"report_every", "max_failures", "workers", "min_workers"}
+        )
         start = self.settings.warm_start
         weights = start and sha256((sampler_folder(start) / "model.safetensors").read_bytes())
         return digest(self.corpus.key, self.sampler.model_dump(), settings, self.seed, weights)
@@ -117,6 +121,7 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             f"train.rows={config.train.rows} exceeds the corpus's training rows, "
             f"corpus.rows={corpus_plan.settings.rows}."
         )
+    check_elastic(config.train)
     length = config.corpus.max_new_tokens
     window = config.sampler.window
     for key, ks in (
@@ -135,6 +140,24 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             "longer than the response."
         )
     return TrainPlan(corpus_plan.out, folder, corpus_plan, config.sampler, config.train, seed)
+
+
+def check_elastic(settings: TrainConfig) -> None:
+    """UserError where a number of workers that train.min_workers allows cannot share the batch equally."""
+    fewest, most = settings.min_workers, settings.workers
+    if not fewest:
+        return
+    if most < fewest:
+        raise UserError(
+            f"train.min_workers={fewest} needs train.workers, the most that there may be: at least as "
+            f"many, not {most}."
+        )
+    whole = settings.accumulate * math.lcm(*range(fewest, most + 1))
+    if settings.batch_size % whole:
+        raise UserError(
+            f"train.batch_size={settings.batch_size} must divide among any number of workers from "
+            f"train.min_workers={fewest} to train.workers={most}: take a multiple of {whole}."
+        )
 
 
 def check_offline(corpus_plan: corpus.CorpusPlan, config: Config) -> None:
@@ -466,7 +489,7 @@ def train_loop(plan: TrainPlan) -> None:
         if report:
             report["step"] = done
         if done % settings.save_every == 0 or last:
-            report |= {"step": done, "best_step": progress.best_step}
+            report |= {"step": done, "best_step": progress.best_step, "workers": world}
             report |= {f"best_{name}": v for name, v in (progress.best_metrics or {}).items()}
             # Before the first validation, the weights as they are.
             twin.load_state_dict(
@@ -612,21 +635,20 @@ def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:
     return dataclasses.replace(pool, size=size)
 
 
-def fit(
-    plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int
-) -> tuple[dict[str, float], int]:
+def fit(plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int) -> dict[str, float]:
     """Train to the end, from the last checkpoint if there is one, and put the sampler in its place.
 
-    Returns (metrics of the last report, number of workers).
+    Returns the metrics of the last report.
     """
     pool = fitting_pool(cluster.pool(workers, plan.corpus.teacher.device), plan.settings)
-    on_gpu = pool.gpus > 0
+    on_gpu, fewest = pool.gpus > 0, plan.settings.min_workers
     try:
         result = TorchTrainer(
             train_loop,
             train_loop_config=plan,
             scaling_config=ScalingConfig(
-                num_workers=pool.size,
+                # Between the two, as many as there are nodes for, looked at again every minute.
+                num_workers=(fewest, pool.size) if fewest else pool.size,
                 use_gpu=on_gpu,
                 resources_per_worker={"GPU": 1} if on_gpu else {"CPU": CPU_SHARE},
             ),
@@ -649,15 +671,16 @@ def fit(
         if plan.folder.exists():
             shutil.rmtree(plan.folder)
         shutil.copytree(Path(folder) / SAMPLER_FOLDER, plan.folder)
-    return result.metrics, pool.size
+    return result.metrics
 
 
 def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
     """:func:`fit`, and what the manifest keeps of it."""
     verify_corpus(plan.corpus.folder)  # a damaged file is named here, not in a worker's traceback
     begin = time.monotonic()
-    metrics, workers = fit(plan, [] if reporter is None else [reporter], plan.settings.workers)
+    metrics = fit(plan, [] if reporter is None else [reporter], plan.settings.workers)
     kept = {k: v for k, v in metrics.items() if k.startswith(("best", "loss", "step"))}
+    workers = int(metrics["workers"])  # at the end
     return {"workers": workers, "seconds": round(time.monotonic() - begin, 1), **kept}
 
 
