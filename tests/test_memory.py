@@ -1,9 +1,12 @@
-"""Memory that is not there is said in one sentence, before it is used where that can be known."""
+"""Memory or disk that is not there is said in one sentence, before it is used where that can be known."""
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import ray
+from ray.train import ControllerError
 
 from jointsampler import UserError, generate
 from jointsampler.config import TrainConfig
@@ -41,3 +44,10 @@ def test_a_worker_ended_for_memory_is_told_in_one_sentence():
     told = cluster.user_error_in(error)
     assert isinstance(told, UserError) and "lower train.cache_gib" in str(told)
     assert cluster.user_error_in(RuntimeError("something else")) is None
+
+
+def test_a_storage_that_ray_itself_cannot_write_is_told_in_one_sentence():
+    error = ControllerError(OSError(errno.EROFS, "Failed to open '/x': Read-only file system"))
+    told = cluster.user_error_in(error)
+    assert isinstance(told, UserError) and "'/x': Read-only file system" in str(told)
+    assert cluster.user_error_in(ControllerError(OSError(errno.EPIPE, "gone"))) is None

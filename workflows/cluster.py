@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 # Our own progress lines replace Ray Data's bars; its warnings stay.
 ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+_DISK = (errno.EROFS, errno.ENOSPC, errno.EACCES, errno.EDQUOT)
 _LOW = "killed due to the node running low on memory"  # Ray's words
 DRIVERS = "train_driver"  # a custom resource of nodes that stay: where the drivers of trials go
 
@@ -78,7 +80,7 @@ def told(rows: Iterator[T]) -> Iterator[T]:
 
 
 def user_error_in(error: BaseException) -> UserError | None:
-    """The worker's own sentence, which Ray wraps in tracebacks, or ours where memory ran out; else None."""
+    """The worker's own sentence, which Ray wraps in tracebacks, or ours where memory or disk ran out; else None."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -89,11 +91,18 @@ def user_error_in(error: BaseException) -> UserError | None:
             return at
         seen.append(at)
         workers = getattr(at, "worker_failures", None) or {}
-        queue += [at.__context__, at.__cause__, getattr(at, "cause", None), *workers.values()]
+        queue += [at.__context__, at.__cause__, *workers.values()]
+        queue += [getattr(at, name, None) for name in ("cause", "controller_failure")]
     # Causes do not survive the way from a Ray Data actor; their text does.
     told = re.findall(rf"^{UserError.__module__}\.UserError: (.+)$", str(error), flags=re.MULTILINE)
     if told:
         return UserError(told[-1])
+    for at in seen:  # what Ray Train itself keeps beside the checkpoints
+        if isinstance(at, OSError) and at.errno in _DISK:
+            return UserError(
+                f"The storage cannot be written ({at.strerror or at}). What is complete stays, and the "
+                "same command goes on from it once there is room and permission."
+            )
     # Ray's own monitor ends workers before the kernel would end anything.
     if any(isinstance(e, ray.exceptions.OutOfMemoryError) for e in seen) or _LOW in str(error):
         return UserError(
