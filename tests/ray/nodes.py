@@ -74,7 +74,7 @@ class Head:
     def __enter__(self) -> Head:
         head = self._start(
             "--head", f"--port={self.gcs}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={self.dashboard}", f"--temp-dir={self._folder.name}", cpus=self.cpus,
+            f"--dashboard-port={self.dashboard}", cpus=self.cpus,
         )  # fmt: skip
 
         def answers() -> bool:
@@ -98,6 +98,8 @@ class Head:
             [
                 *("ray", "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats"),
                 *("--min-worker-port=0", "--max-worker-port=0", *arguments),
+                # As on machines of their own: nodes that share one unpack a job's files over each other.
+                f"--temp-dir={self._folder.name}/{len(self.nodes)}",
                 # Jobs go through it; its usual port may be another Ray's on this machine.
                 f"--dashboard-agent-listen-port={free_port()}",
             ],
