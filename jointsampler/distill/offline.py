@@ -206,7 +206,10 @@ class OfflineStates:
         seed: int,
         candidates: int = 0,
     ) -> Targets:
-        """Of rows ``index`` [B], cut at the anchor in whose stretch ``starts`` [B] fall."""
+        """Of rows ``index`` [B], cut at the anchor in whose stretch ``starts`` [B] fall.
+
+        What ``windows`` and ``candidates`` say was settled when the corpus was sampled.
+        """
         begin = time.perf_counter()
         rows = self.trajectories.select(index)
         paths = Paths.of(rows, self.teacher)
