@@ -5,8 +5,9 @@ it predicts the next hidden states, which the *teacher's own* frozen LM head
 reads (arXiv 2509.22738, section 3). It may also read intermediate layers of the
 teacher, as they were when the block was opened, and the embeddings beside each
 position, which spare its one attention the hop from a revealed token to the
-positions next to it. The output projection starts at zero, so an untrained sampler is exactly the marginal model. How it is trained is
-left to ``distill/``, how it is used to ``decoding/``.
+positions next to it. The output projection starts at zero, so an untrained
+sampler is exactly the marginal model. How it is trained is left to ``distill/``,
+how it is used to ``decoding/``.
 """
 
 from __future__ import annotations

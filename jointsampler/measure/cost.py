@@ -33,9 +33,7 @@ class PassCost:
 
     def tokens_per_pass(self, tokens: int, teacher_passes: int, sampler_passes: int) -> float:
         """Cost-weighted: tokens / (teacher passes + c x sampler passes), and what first passes add."""
-        blocks = min(
-            teacher_passes, sampler_passes
-        )  # those that a sampler pass was made in, at most
+        blocks = min(teacher_passes, sampler_passes)  # at most these had a sampler pass
         return tokens / (teacher_passes + self.ratio * sampler_passes + self.first * blocks)
 
 
