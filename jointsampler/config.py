@@ -132,6 +132,13 @@ class TrainConfig(Section):
     deeper: float = Field(
         1.0, gt=0, le=1, description="chance of unrolling one depth more; 1: always to k_max"
     )
+    certain: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="weight of starts whose first token was certain, against 1 of surprising ones; "
+        "below 1 it needs cache_gib",
+    )
     near: PositiveInt = Field(2, description="positions revealed next that enter the loss")
     far: int = Field(4, ge=0, description="random other masked positions that do")
     near_share: Share = Field(0.9, description="the near positions' share of the loss")

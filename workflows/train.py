@@ -52,6 +52,7 @@ from jointsampler.distill import (
     distill_step,
     draw_depth,
     draw_states,
+    start_weights,
 )
 from jointsampler.errors import UserError
 from jointsampler.measure.block_kl import summarize
@@ -122,6 +123,11 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             f"corpus.rows={corpus_plan.settings.rows}."
         )
     check_elastic(config.train)
+    if config.train.certain < 1 and (corpus_plan.offline or not config.train.cache_gib):
+        raise UserError(
+            f"train.certain={config.train.certain:g} weighs states by what the teacher thought of them: "
+            "it needs train.cache_gib (and no corpus.anchors)."
+        )
     length = config.corpus.max_new_tokens
     window = config.sampler.window
     for key, ks in (
@@ -434,6 +440,8 @@ def train_loop(plan: TrainPlan) -> None:
                 file=sys.stderr,
                 flush=True,
             )
+        check_kept(states, own, settings)
+    weigh = start_weights(states, settings.certain)
     cost = pass_cost(teacher, twin.eval(), batch=16, length=trajectories.length)
     costs = {"pass_cost_ratio": cost.ratio, "pass_cost_first": cost.first}
     distill = distill_settings(settings)
@@ -441,7 +449,14 @@ def train_loop(plan: TrainPlan) -> None:
     over = settings.patience and progress.waited >= settings.patience  # ended before it was resumed
     for step in range(progress.step, progress.step if over else settings.steps):
         index, starts = draw_states(
-            n, trajectories.length, settings.batch_size // world, plan.seed, step, rank, world
+            n,
+            trajectories.length,
+            settings.batch_size // world,
+            plan.seed,
+            step,
+            rank,
+            world,
+            weigh,
         )
         depths = draw_depth(distill, plan.seed, step)
         parts = zip(
@@ -527,6 +542,16 @@ def check_memory(
             f"train.cache_gib={settings.cache_gib:g} would keep {wanted / 2**30:.1f} GiB of teacher states "
             f"on a node that has {free / 2**30:.1f} GiB left, for {workers_here} workers: lower it (rows "
             "that are not kept are asked of the teacher again) or train on fewer rows (train.rows)."
+        )
+
+
+def check_kept(states: TeacherStates, rows: range, settings: TrainConfig) -> None:
+    """UserError where starts are to be weighed and rows are not kept, so that no one knows how."""
+    if settings.certain < 1 and len(states.kept) < len(rows):
+        raise UserError(
+            f"train.certain={settings.certain:g} needs the teacher's states of all rows, and "
+            f"train.cache_gib={settings.cache_gib:g} keeps {len(states.kept)} of a worker's {len(rows)}: "
+            "raise it, train on fewer rows (train.rows) or set train.certain=1."
         )
 
 

@@ -4,7 +4,7 @@ Optimizers, workers and checkpoints are the training workflow's business.
 """
 
 from .offline import OfflineSettings, OfflineStates, Recorder, encode_targets
-from .step import DistillSettings, distill_step, draw_depth, draw_states
+from .step import DistillSettings, distill_step, draw_depth, draw_states, start_weights
 from .targets import TeacherStates
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "draw_depth",
     "draw_states",
     "encode_targets",
+    "start_weights",
 ]

@@ -10,12 +10,14 @@ state instead of 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import rng
+from ..decoding.sampling import draw as inverse_cdf
 from ..estimator import Foresight, estimate_loss
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
@@ -60,19 +62,39 @@ def draw_depth(settings: DistillSettings, seed: int, step: int) -> int:
 
 
 def draw_states(
-    n_rows: int, length: int, count: int, seed: int, step: int, rank: int = 0, world: int = 1
+    n_rows: int,
+    length: int,
+    count: int,
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world: int = 1,
+    weigh: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(row indices [count], starts t [count] in 0 .. length - 2) of one worker's step, int64.
 
     A worker draws among its own rows, those congruent to ``rank`` modulo
     ``world``, so that it need keep no other's states. A pure function of
-    (seed, step, rank): resuming needs no data position.
+    (seed, step, rank): resuming needs no data position. ``weigh``: rows [count] ->
+    the weights [count, length - 1] that their starts are drawn with; all alike without.
     """
     draw = torch.arange(count) * world + rank
     own = (n_rows - rank + world - 1) // world
     pick = (rng.uniform(seed, step, draw, STREAM_ROW) * own).long()
-    starts = (rng.uniform(seed, step, draw, STREAM_START) * (length - 1)).long()
-    return rank + world * pick, starts
+    rows, uniform = rank + world * pick, rng.uniform(seed, step, draw, STREAM_START)
+    if weigh is None:
+        return rows, (uniform * (length - 1)).long()
+    return rows, inverse_cdf(weigh(rows), uniform)
+
+
+def start_weights(states: TeacherStates, certain: float) -> Callable[[Tensor], Tensor] | None:
+    """For ``draw_states``: a start whose first token was certain weighs ``certain``, a surprising one 1.
+
+    A reveal that was certain tells nothing, and what follows it is no news. None where certain is 1.
+    """
+    if certain == 1:
+        return None
+    return lambda rows: 1 - (1 - certain) * states.certainty(rows)[:, :-1]
 
 
 def distill_step(

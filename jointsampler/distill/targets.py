@@ -145,6 +145,7 @@ class TeacherStates:
         self.teacher, self.trajectories = teacher, trajectories
         self.budget = int(cache_gib * 2**30)
         self.kept: dict[int, Tensor] = {}  # row -> [L, S, (1 + F) H] bfloat16
+        self.settled: dict[int, Tensor] = {}  # kept row -> [L], see :meth:`certainty`
         self.bytes = 0
         self.teacher_rows = 0  # sequences that the teacher has been given
         self.teacher_seconds = 0.0  # in the teacher
@@ -162,6 +163,13 @@ class TeacherStates:
         for row in rows:
             if row not in self.kept:
                 self._keep(row)
+
+    def certainty(self, index: Tensor) -> Tensor:
+        """[B, L] float32: the teacher's probability of each recorded token when it was revealed.
+
+        Of rows ``index`` [B], in the order of the reveals. KeyError where a row is not kept.
+        """
+        return torch.stack([self.settled[row] for row in index.tolist()])
 
     def targets(
         self,
@@ -247,7 +255,12 @@ class TeacherStates:
         one = self.trajectories.select([row])
         paths = Paths.of(one, self.teacher)
         every = torch.arange(one.length, device=paths.ids.device)
-        self.kept[row] = self._ask(paths.repeat(one.length), every[None])[0].bfloat16().cpu()
+        states = self._ask(paths.repeat(one.length), every[None])[0]
+        column = paths.start + paths.order[0]
+        logits = self.teacher.logits(states[every, column, : self.teacher.hidden_size])
+        law = torch.softmax(logits.float(), dim=-1)
+        self.settled[row] = law.gather(-1, paths.ids[0, column][:, None])[:, 0].cpu()
+        self.kept[row] = states.bfloat16().cpu()
         self.bytes += size
 
 
