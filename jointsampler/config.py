@@ -142,6 +142,11 @@ class TrainConfig(Section):
     near: PositiveInt = Field(2, description="positions revealed next that enter the loss")
     far: int = Field(4, ge=0, description="random other masked positions that do")
     near_share: Share = Field(0.9, description="the near positions' share of the loss")
+    fresh: Share = Field(
+        0,
+        description="share of the states that the teacher continues with new tokens of its own, not the "
+        "recorded: more from a small corpus, at no cost where states are not kept",
+    )
     cache_gib: float = Field(0, ge=0, description="teacher states kept in memory, per worker")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 1

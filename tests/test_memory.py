@@ -38,6 +38,15 @@ def test_a_cache_that_would_fill_the_node_is_refused(states):
         train.check_memory(states, range(2), settings, workers_here=100_000_000)
 
 
+def test_starts_are_weighed_only_where_all_rows_are_kept(states):
+    states.fill([0, 1])
+    settings = TrainConfig(cache_gib=1.0, certain=0.5)
+    train.check_kept(states, range(2), settings)
+    train.check_kept(states, range(3), TrainConfig(cache_gib=1.0))
+    with pytest.raises(UserError, match="keeps 2 of a worker's 3: raise it"):
+        train.check_kept(states, range(3), settings)
+
+
 def test_a_worker_ended_for_memory_is_told_in_one_sentence():
     error = RuntimeError("a training failed")
     error.__cause__ = ray.exceptions.OutOfMemoryError("4 worker(s) were killed\nfor pages")

@@ -45,6 +45,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from jointsampler import JointSampler, Teacher, Trajectories, block_kl, storage
 from jointsampler.config import Config, SamplerConfig, TrainConfig
 from jointsampler.corpus_manifest import read_manifest, split_corpus, verify_corpus
+from jointsampler.decoding.sampling import Sampling
 from jointsampler.distill import (
     DistillSettings,
     OfflineStates,
@@ -127,6 +128,11 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
         raise UserError(
             f"train.certain={config.train.certain:g} weighs states by what the teacher thought of them: "
             "it needs train.cache_gib (and no corpus.anchors)."
+        )
+    if config.train.fresh and (corpus_plan.offline or config.train.objective == "hard_labels"):
+        raise UserError(
+            f"train.fresh={config.train.fresh:g} asks the teacher for other tokens than the recorded: it "
+            "goes with no corpus.anchors, and not with train.objective=hard_labels, which needs the recorded."
         )
     length = config.corpus.max_new_tokens
     window = config.sampler.window
@@ -465,7 +471,7 @@ def train_loop(plan: TrainPlan) -> None:
         for part_index, part_starts in parts:
             with low:
                 loss, metrics = distill_step(
-                    states, engine, part_index, part_starts, distill, plan.seed, depths
+                    states, engine, part_index, part_starts, distill, plan.seed, depths, step
                 )
             engine.backward(loss)
             engine.step()
@@ -560,7 +566,9 @@ def states_of(
 ) -> TeacherStates | OfflineStates:
     """Where the targets come from: kept with the corpus, or the teacher as training goes."""
     if plan.corpus.offline is None:
-        return TeacherStates(teacher, trajectories, plan.settings.cache_gib)
+        decoded = plan.corpus.settings
+        sampling = Sampling(decoded.temperature, decoded.top_p)
+        return TeacherStates(teacher, trajectories, plan.settings.cache_gib, sampling)
     folder = plan.corpus.folder
     shards = read_manifest(folder).shards
     files = [storage.read(storage.join(folder, shard.targets)) for shard in shards]

@@ -201,14 +201,15 @@ class OfflineStates:
         self,
         index: Tensor,
         starts: Tensor,
-        windows: Any,
+        settings: Any,
         depths: int,
         seed: int,
         candidates: int = 0,
+        step: int = 0,
     ) -> Targets:
         """Of rows ``index`` [B], cut at the anchor in whose stretch ``starts`` [B] fall.
 
-        What ``windows`` and ``candidates`` say was settled when the corpus was sampled.
+        What ``settings`` and ``candidates`` say was settled when the corpus was sampled.
         """
         begin = time.perf_counter()
         rows = self.trajectories.select(index)

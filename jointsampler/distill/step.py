@@ -37,6 +37,7 @@ class DistillSettings:
     depth_decay: float = 0.5  # weight of depth d is softmax(depth_decay ** d): deeper counts less
     near: int = 2  # positions revealed next that enter the loss
     far: int = 4  # random other masked positions that do
+    fresh: float = 0.0  # share of the states that the teacher continues with new tokens
     near_share: float = 0.9  # the near positions' share of the weight
     objective: str = "forward_kl"  # a name in objectives.py
     hidden_weight: float = 0.0  # of the relative squared error of the hidden states
@@ -105,11 +106,13 @@ def distill_step(
     settings: DistillSettings,
     seed: int,
     depths: int | None = None,
+    step: int = 0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(what to minimise, metrics) of the trajectories ``index`` [B] cut at ``starts`` [B].
 
-    ``depths``: how deep to unroll, k_max - 1 if not said. ``sampler`` may be the module itself or an engine around it, ``states`` those
-    of the teacher as the sampler reads it. Metrics are detached scalars: the
+    ``depths``: how deep to unroll, k_max - 1 if not said; ``step``: which step of a
+    training, the seed of fresh tokens. ``sampler`` may be the module itself or an
+    engine around it, ``states`` those of the teacher as the sampler reads it. Metrics are detached scalars: the
     weighted forward KL at each depth, "kl_d1" and so on, in nats per position,
     their mean over depths "loss", whatever the objective; "objective" itself;
     "estimate_loss". The estimator learns from the same KLs at the position
@@ -119,7 +122,7 @@ def distill_step(
     estimator, teacher = plain.estimator, states.teacher
     depths = depths or settings.k_max - 1
     narrow = plain.config.window
-    targets = states.targets(index, starts, settings, depths, seed, narrow)
+    targets = states.targets(index, starts, settings, depths, seed, narrow, step)
     paths, opening = targets.paths, targets.opening
     t, last = targets.at[0], paths.order.shape[1] - 1
     weights = depth_weights(settings, depths, t.device)

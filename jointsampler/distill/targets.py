@@ -8,6 +8,8 @@ while the corpus was sampled (``offline.py``); a step cannot tell.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +19,12 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..decoding.sampling import Sampling, draw, probabilities
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths, Trajectories
 
 STREAM = 11  # of rng.uniform: which far positions enter the loss
+STREAM_FRESH, STREAM_TOKEN = 16, 17  # which states are continued afresh, and with what
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,13 @@ def reachable(paths: Paths, t: Tensor, candidates: int) -> Tensor | None:
     return paths.rank - t[:, None] < candidates if candidates else None
 
 
-class WindowSettings(Protocol):
-    """The part of the distillation settings that says where the loss looks."""
+class TargetSettings(Protocol):
+    """The part of the distillation settings that targets depend on."""
 
     near: int
     far: int
     near_share: float
+    fresh: float
 
 
 class TeacherStates:
@@ -141,8 +146,15 @@ class TeacherStates:
     bytes (more if intermediate layers are read): a megabyte or less for a small teacher, too much for a 7B one.
     """
 
-    def __init__(self, teacher: Teacher, trajectories: Trajectories, cache_gib: float = 0.0):
+    def __init__(
+        self,
+        teacher: Teacher,
+        trajectories: Trajectories,
+        cache_gib: float = 0.0,
+        sampling: Sampling | None = None,
+    ):
         self.teacher, self.trajectories = teacher, trajectories
+        self.sampling = sampling or Sampling()  # of the corpus
         self.budget = int(cache_gib * 2**30)
         self.kept: dict[int, Tensor] = {}  # row -> [L, S, (1 + F) H] bfloat16
         self.settled: dict[int, Tensor] = {}  # kept row -> [L], see :meth:`certainty`
@@ -175,30 +187,94 @@ class TeacherStates:
         self,
         index: Tensor,
         starts: Tensor,
-        windows: WindowSettings,
+        settings: TargetSettings,
         depths: int,
         seed: int,
         candidates: int = 0,
+        step: int = 0,
     ) -> Targets:
         """Of rows ``index`` [B] cut at ``starts`` [B], to depth ``depths``.
 
         ``candidates``: the sampler's window, outside which the loss does not look; 0 is none.
+        Of ``settings.fresh`` of the states, drawn anew in every ``step``, the teacher
+        continues with tokens of its own instead of the recorded ones (:meth:`continued`).
         """
         rows = self.trajectories.select(index)
         paths = Paths.of(rows, self.teacher)
         t = starts.to(paths.ids.device)
         last = paths.order.shape[1] - 1  # the last state with a masked position
         at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
-        opening, later = self.hidden(index, paths, at)
         keys, made = keys_of(paths, rows.row_ids, t), []
+        fresh = rng.uniform(seed, keys, step, STREAM_FRESH) < settings.fresh
+        if bool(fresh.any()):
+            paths, opening, later = self._mixed(index, paths, at, fresh, keys, seed, step)
+        else:
+            opening, later = self.hidden(index, paths, at)
         within = reachable(paths, t, candidates)
         for d in range(1, depths + 1):
             window = loss_window(
-                paths, at[d], windows.near, windows.far, windows.near_share, seed, keys, within
+                paths, at[d], settings.near, settings.far, settings.near_share, seed, keys, within
             )
             truth = FullTruth(take(later[d - 1], paths.start, window.positions).flatten(0, 1))
             made.append(DepthTargets(window, truth, later[d - 1]))
         return Targets(paths, at, opening, made)
+
+    @torch.no_grad()
+    def _mixed(
+        self,
+        index: Tensor,
+        paths: Paths,
+        at: Tensor,
+        fresh: Tensor,
+        keys: Tensor,
+        seed: int,
+        step: int,
+    ) -> tuple[Paths, Tensor, Tensor]:
+        """(paths, opening, later) of a batch whose rows ``fresh`` [B] are continued, the others as recorded."""
+        again, same = fresh.nonzero()[:, 0], (~fresh).nonzero()[:, 0]
+        opening, _ = self.hidden(index[again.cpu()], paths.select(again), at[:1, again])
+        new, later = self.continued(
+            paths.select(again), opening, at[:, again], keys[again], seed, step
+        )
+        paths = dataclasses.replace(paths, ids=paths.ids.index_copy(0, again, new))
+        if len(same) == 0:
+            return paths, opening, later
+        other, others = self.hidden(index[same.cpu()], paths.select(same), at[:, same])
+        where = torch.cat([again, same]).argsort()
+        return (
+            paths,
+            torch.cat([opening, other.to(opening)])[where],
+            torch.cat([later, others.to(later)], dim=1)[:, where],
+        )
+
+    @torch.no_grad()
+    def continued(
+        self,
+        paths: Paths,
+        opening: Tensor,
+        at: Tensor,
+        keys: Tensor,
+        seed: int,
+        step: int,
+    ) -> tuple[Tensor, Tensor]:
+        """(ids [B, S], later states [D, B, S, H]) where the teacher draws what is revealed from at[0] on.
+
+        Where it draws is recorded, what it draws is not: one teacher pass per
+        depth, as many as the recorded path takes. opening: [B, S, H or more] at
+        at[0], at: [D + 1, B], keys: [B] int64.
+        """
+        each = torch.arange(len(keys), device=keys.device)
+        size, later = self.teacher.hidden_size, []
+        states = opening[..., :size]
+        for before, now in itertools.pairwise(at):
+            column = paths.start + paths.order[each, before]
+            law = probabilities(self.teacher.logits(states[each, column]).float(), self.sampling)
+            uniform = rng.uniform(seed, keys, step, before, STREAM_TOKEN)
+            ids = paths.ids.index_put((each, column), draw(law, uniform))
+            paths = dataclasses.replace(paths, ids=ids)
+            states = self._ask(paths, now[None])[0, ..., :size]
+            later.append(states)
+        return paths.ids, torch.stack(later)
 
     @torch.no_grad()
     def hidden(self, index: Tensor, paths: Paths, at: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,15 +63,16 @@ def distance(a: dict, b: dict) -> float:
 def test_a_killed_run_with_one_worker_ends_bit_for_bit_as_if_it_had_not_been(
     head: Head, corpus: Path, out: Path, tmp_path: Path
 ):
+    alone = ["train.workers=1", "train.cache_gib=1", "train.certain=0.3", "train.fresh=0.3"]
     other = Path(shutil.copytree(corpus, tmp_path / "other"))
-    trained(head, other, "train.workers=1")
-    driver = start(head, "train", out, *TRAIN, "train.workers=1")
+    trained(head, other, *alone)
+    driver = start(head, "train", out, *TRAIN, *alone)
     wait_until(lambda: len(saved(out)) >= 2, 120, "two checkpoints")
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     wait_until(lambda: not head.workers("RayTrainWorker"), 60, "its workers end")
     assert not (out / "sampler").exists()
-    log = finish(start(head, "train", out, *TRAIN, "train.workers=1"), out, "train")
+    log = finish(start(head, "train", out, *TRAIN, *alone), out, "train")
     assert "train: going on from step" in log
     assert distance(weights(out), weights(other)) == 0
 
