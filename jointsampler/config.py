@@ -70,6 +70,12 @@ class SamplerConfig(Section):
     window: int = Field(
         0, ge=0, description="candidate positions that a block is confined to; 0: all positions"
     )
+    rank: int = Field(
+        0,
+        ge=0,
+        description="directions in which hidden states move; the LM head is then run once a block, at the "
+        "window, and corrected; 0: all",
+    )
 
 
 class CorpusConfig(Section):

@@ -49,6 +49,7 @@ class JointSamplerConfig(PretrainedConfig):
         read_layers: Sequence[int] = (),
         neighbors: int = 0,
         window: int = 0,
+        rank: int = 0,
         **kwargs,
     ):
         self.teacher_hidden_size = teacher_hidden_size
@@ -65,6 +66,7 @@ class JointSamplerConfig(PretrainedConfig):
         self.read_layers = list(read_layers)  # of the teacher, besides its final hidden states
         self.neighbors = neighbors  # on each side, whose embeddings a position reads
         self.window = window  # candidate positions a block is confined to; 0: all
+        self.rank = rank  # directions in which hidden states are moved; 0: all
         super().__init__(**kwargs)
 
 
@@ -122,8 +124,13 @@ def at(x: Tensor, columns: Tensor) -> Tensor:
     return x.gather(1, columns[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def check_window(window: int, layers: int, k_max: int) -> None:
-    """UserError where a sampler cannot have such a window."""
+def check_window(window: int, layers: int, k_max: int, rank: int) -> None:
+    """UserError where a sampler cannot have such a window, or a rank without one."""
+    if rank and not window:
+        raise UserError(
+            f"A rank of {rank} corrects the logits kept at a block's candidates: give the sampler a "
+            "window, or rank=0."
+        )
     if window and layers > 1:
         raise UserError(
             f"A window of {window} keeps the keys and values of one layer, and the sampler has {layers}: "
@@ -220,7 +227,10 @@ class JointSampler(PreTrainedModel):
             self.beside = nn.Linear(2 * config.neighbors * hidden, config.width, bias=False)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width, eps=config.norm_eps)
-        self.project = nn.Linear(config.width, hidden, bias=False)
+        self.project = nn.Linear(config.width, config.rank or hidden, bias=False)
+        if config.rank:
+            self.lift = nn.Linear(config.rank, hidden, bias=False)
+        self._directions: tuple[tuple, Tensor] | None = None  # see :meth:`directions`
         self.estimator = KLEstimator(hidden, config.norm_eps)
         self.post_init()
 
@@ -247,11 +257,15 @@ class JointSampler(PreTrainedModel):
         [B, S, (1 + F) H] (those of :meth:`reading`'s teacher, or this function's
         own), attention_mask [B, S] bool, False on left padding -> states
         [B, S, (1 + F) H]: new hidden states, and the teacher's F layers as they were.
+        A sampler of low rank adds, in R further channels, how far it has moved
+        them in each of its directions since the block opened.
 
         With a ``window``, one per block, states change at its positions alone; the
         block's first pass fills it.
         """
         config = self.config
+        if states.shape[-1] == self.read_size:
+            states = F.pad(states, (0, config.rank))
         if attention_mask is None:
             positions = torch.arange(embedding.shape[1], device=embedding.device)[None]
             key_mask = None
@@ -287,7 +301,9 @@ class JointSampler(PreTrainedModel):
         """What enters the layer, [B, S, W], or [B, C, W] at ``columns`` [B, C]."""
         tokens = self.embedding_norm(embedding if columns is None else at(embedding, columns))
         states = states if columns is None else at(states, columns)
-        previous, *read = states.split(self.config.teacher_hidden_size, dim=-1)
+        previous, *read = states[..., : self.read_size].split(
+            self.config.teacher_hidden_size, dim=-1
+        )
         inputs = [tokens, self.hidden_norm(previous)]
         inputs += [norm(layer) for norm, layer in zip(self.layer_norms, read, strict=True)]
         x = self.fuse(torch.cat(inputs, dim=-1))
@@ -303,9 +319,32 @@ class JointSampler(PreTrainedModel):
 
     def moved(self, states: Tensor, x: Tensor) -> Tensor:
         """``states`` [B, C, (1 + F) H] with new hidden states from the layer's output x [B, C, W]."""
-        previous, *read = states.split(self.config.teacher_hidden_size, dim=-1)
-        hidden = previous + self.project(self.final_norm(x))
-        return torch.cat([hidden, *read], dim=-1) if read else hidden
+        size, read = self.config.teacher_hidden_size, self.read_size
+        step = self.project(self.final_norm(x))
+        hidden = states[..., :size] + (self.lift(step) if self.config.rank else step)
+        parts = [hidden, states[..., size:read], states[..., read:]]
+        if self.config.rank:
+            parts[2] = parts[2] + step
+        return torch.cat(parts, dim=-1)
+
+    @property
+    def read_size(self) -> int:
+        """Channels of the teacher's states that it reads, (1 + F) H."""
+        return (1 + len(self.config.read_layers)) * self.config.teacher_hidden_size
+
+    @torch.no_grad()
+    def directions(self, teacher: Teacher) -> Tensor:
+        """[R, V] float32: what a step in each direction adds to the teacher's logits, which are linear.
+
+        Forbidden ids stay forbidden: nothing is added to them. Kept until the weights change.
+        """
+        weight = self.lift.weight
+        now = (teacher.fingerprint, weight.data_ptr(), weight._version)
+        if self._directions is None or self._directions[0] != now:
+            zero = teacher.logits(torch.zeros_like(weight[:, 0]))
+            moved = teacher.logits(weight.T) - zero
+            self._directions = now, moved.masked_fill(zero == -torch.inf, 0.0)
+        return self._directions[1]
 
     @classmethod
     def for_teacher(
@@ -318,6 +357,7 @@ class JointSampler(PreTrainedModel):
         features: int = 0,
         neighbors: int = 0,
         window: int = 0,
+        rank: int = 0,
     ) -> JointSampler:
         """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
 
@@ -325,10 +365,13 @@ class JointSampler(PreTrainedModel):
         how many intermediate layers of the teacher it reads, evenly spaced.
         ``neighbors``: of how many positions on each side it reads the embeddings.
         ``window``: to how many candidate positions a block is confined; 0 is all.
+        ``rank``: in how many directions it moves hidden states, 0 is all; the LM head
+        is then read once a block and corrected after (``decoding/readout.py``).
 
-        Raises UserError where the width does not fit the teacher's heads, or the window the rest.
+        Raises UserError where the width does not fit the teacher's heads, the window the rest, or a
+        rank has no window.
         """
-        check_window(window, layers, k_max)
+        check_window(window, layers, k_max, rank)
         width = width or teacher.hidden_size
         shape = teacher.layer_shape(width)
         config = JointSamplerConfig(
@@ -346,6 +389,7 @@ class JointSampler(PreTrainedModel):
             read_layers=spaced_layers(teacher, features),
             neighbors=neighbors,
             window=window,
+            rank=rank,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -379,6 +379,7 @@ def new_sampler(
         shape.features,
         shape.neighbors,
         shape.window,
+        shape.rank,
     )
     if settings.warm_start is not None:
         weights = warm_start(settings.warm_start, sampler)

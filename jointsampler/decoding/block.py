@@ -22,8 +22,8 @@ from .cache import CacheKind, cached, visible
 from .canvas import Canvas
 from .methods import Method
 from .orders import OrderPolicy
+from .readout import Head, Readout, opened
 from .sampling import Sampling, draw, probabilities
-from .scoring import order_scores
 from .stops import Candidate, StopRule
 from .verify import Draft, verify
 
@@ -107,6 +107,7 @@ def _decode_open(
     estimates = getattr(stop, "needs_estimate", False)
     opening = has_opening = last = None
     narrow = sampler.config.window if method.uses_sampler else 0
+    head = Head(teacher, canvas, order, seed)
     while left > 0 and bool(canvas.unfinished().any()):  # once per block; a teacher pass dwarfs it
         in_block = canvas.unfinished()
         draft = Draft.empty(canvas, in_block) if method.verification else None
@@ -119,13 +120,14 @@ def _decode_open(
                 teacher, canvas.response(opening), canvas.masked, canvas.length
             )
         hidden, scores, memory, window, inside = opening, None, None, None, None
+        readout: Readout = head
         for reveal in range(min(stop.limit, left, narrow or left)):
             if reveal > 0:
                 in_block = in_block & canvas.unfinished()
                 # Rules that leave a block early are asked whether any row is still in it: the answer
                 # costs less than the passes it saves. A fixed k is never asked.
                 if estimates:  # asked before the pass: a refused reveal costs none
-                    seen = foresee(teacher, canvas, hidden, opening, scores, last, reveal)
+                    seen = foresee(teacher, readout, canvas, hidden, opening, scores, last, reveal)
                     stays, memory = stop.goes_on(
                         memory, Candidate(seen.logits, reveal, sampler.estimator(seen))
                     )
@@ -139,25 +141,18 @@ def _decode_open(
             open_now = canvas.candidates if inside is None else canvas.candidates & inside
             if scores is None:
                 most = left - min(reveal, least)
-                scores = order_scores(
-                    teacher,
-                    canvas.response(hidden),
-                    open_now,
-                    canvas.rows,
-                    order,
-                    seed,
-                    most if inside is None else min(most, narrow),
-                )
+                bound = most if inside is None else min(most, narrow)
+                scores = readout.scores(hidden, open_now, bound)
                 if narrow and inside is None:  # the block opens: the rest of it stays in here
                     window = Window.first(scores, narrow, canvas.start)
                     inside = window.inside(canvas.start, canvas.length)
                     open_now = canvas.candidates & inside
                     scores = scores.masked_fill(~inside, torch.inf)
+                    readout = opened(head, sampler, opening, window)
             # Eligible positions first, each group in the policy's order.
             ranked = scores if eligible is None else prefer(eligible & open_now, scores)
             position = ranked.argmin(dim=1)  # [B]
-            column = canvas.start + position
-            logits = teacher.logits(hidden[each, column])  # [B, V]
+            logits = readout.logits(hidden, position)  # [B, V]
             candidate = Candidate(
                 logits, reveal, None, None if eligible is None else eligible[each, position]
             )
@@ -189,6 +184,7 @@ def _decode_open(
 
 def foresee(
     teacher: Teacher,
+    readout: Readout,
     canvas: Canvas,
     states: Tensor,
     opening: Tensor,
@@ -204,11 +200,10 @@ def foresee(
     each = torch.arange(len(canvas.rows), device=canvas.ids.device)
     position = scores.argmin(dim=1)
     column = canvas.start + position
-    here = states[each, column]
     return Foresight(
-        here,
+        states[each, column],
         opening[each, column],
-        teacher.logits(here),
+        readout.logits(states, position),
         teacher.embed(canvas.ids[each, canvas.start + last][:, None])[:, 0],
         position - last,
         depth,

@@ -14,6 +14,13 @@ from .orders import OrderPolicy, OrderView
 _SCORE_FLOATS = 1 << 26
 
 
+def row_chunks(shape: Sequence[int]) -> list[slice]:
+    """Slices of the rows of [B, C, V] logits, each of a bounded size."""
+    batch, count, vocabulary = shape
+    step = max(1, _SCORE_FLOATS // (count * vocabulary))
+    return [slice(begin, begin + step) for begin in range(0, batch, step)]
+
+
 def over_masked(
     judge: Callable[..., Tensor],
     states: Sequence[Tensor],

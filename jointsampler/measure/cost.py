@@ -13,7 +13,7 @@ from torch import Tensor
 from ..decoding.canvas import Canvas
 from ..decoding.generate import synchronize
 from ..decoding.orders import get_order
-from ..decoding.scoring import order_scores
+from ..decoding.readout import Head, Readout, opened
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..window import Window
@@ -55,28 +55,30 @@ def pass_cost(
     canvas = Canvas(teacher, prompt, torch.arange(batch), length)
     canvas.masked[:, : length // 2] = False
     opening = teacher.hidden(canvas.ids)
-    policy, most = get_order(order), length - length // 2
+    head, most = Head(teacher, canvas, get_order(order), 0), length - length // 2
 
     def timed(
-        step: Callable[[Tensor], Tensor], hidden: Tensor, masked: Tensor, most: int
+        step: Callable[[Tensor], Tensor],
+        begin_block: Callable[[], Readout],
+        masked: Tensor,
+        most: int,
     ) -> list[float]:
         """Seconds of two passes, one after the other, each with the scoring that follows it."""
-        times = []
+        times, hidden, readout = [], opening, None
         for _ in range(2):
             synchronize(teacher.device)
             begin = time.perf_counter()
+            readout = readout or begin_block()
             hidden = step(hidden)
-            states = canvas.response(hidden)
-            order_scores(teacher, states, masked, canvas.rows, policy, 0, most)
+            readout.scores(hidden, masked, most)
             synchronize(teacher.device)
             times.append(time.perf_counter() - begin)
         return times
 
     def teacher_passes() -> list[float]:
-        return timed(lambda _: teacher.hidden(canvas.ids), opening, canvas.masked, most)
+        return timed(lambda _: teacher.hidden(canvas.ids), lambda: head, canvas.masked, most)
 
-    states = canvas.response(opening)
-    scores = order_scores(teacher, states, canvas.masked, canvas.rows, policy, 0, most)
+    scores = head.scores(opening, canvas.masked, most)
     size = min(sampler.config.window, most)
 
     def block() -> list[float]:
@@ -88,7 +90,9 @@ def pass_cost(
         def sampler_pass(hidden: Tensor) -> Tensor:
             return sampler(teacher.embed(canvas.ids), hidden, None, window)
 
-        return timed(sampler_pass, opening, masked, size or most)
+        return timed(
+            sampler_pass, lambda: opened(head, sampler, opening, window), masked, size or most
+        )
 
     asked = [teacher_passes() for _ in range(repeats + 1)]
     blocks = [block() for _ in range(repeats + 1)]
