@@ -368,10 +368,15 @@ class JointSampler(PreTrainedModel):
         ``rank``: in how many directions it moves hidden states, 0 is all; the LM head
         is then read once a block and corrected after (``decoding/readout.py``).
 
-        Raises UserError where the width does not fit the teacher's heads, the window the rest, or a
-        rank has no window.
+        Raises UserError where the width does not fit the teacher's heads or the window the rest, and
+        for a rank without a window or with a head that is not linear.
         """
         check_window(window, layers, k_max, rank)
+        if rank and not teacher.linear_head:
+            raise UserError(
+                f"Teacher {teacher.name!r} has an LM head that is not linear, so its logits cannot be "
+                "corrected: set rank=0."
+            )
         width = width or teacher.hidden_size
         shape = teacher.layer_shape(width)
         config = JointSamplerConfig(

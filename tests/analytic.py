@@ -35,6 +35,7 @@ class TableTeacher:
             None,
         )
         self.vocab_size = self.hidden_size = symbols + 3
+        self.linear_head = True
         self.forbidden_ids = torch.tensor([self.mask_id, self.pad_id, self.bos_id])
         self.max_length = 64
         self.layers, self.read_layers = 1, ()

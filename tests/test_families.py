@@ -130,6 +130,27 @@ def test_a_sampler_trains_on_it_and_ragged_prompts_decode_as_one_at_a_time(made,
     assert not torch.isin(together.responses, teacher.forbidden_ids).any()
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_a_family_says_whether_its_head_is_linear(made, name):
+    """Which is what a sampler of low rank relies on: what a step adds does not depend on where from."""
+    folder, _ = made[name]
+    teacher = load_teacher(str(folder), device="cpu", **options(folder))
+    a, b = torch.randn(2, 3, teacher.hidden_size, generator=torch.Generator().manual_seed(0))
+    allowed = torch.ones(teacher.vocab_size, dtype=torch.bool)
+    allowed[teacher.forbidden_ids] = False
+    here, there = (
+        (teacher.logits(x + a) - teacher.logits(x))[:, allowed] for x in (torch.zeros_like(b), b)
+    )
+    assert torch.allclose(here, there, atol=1e-4) == teacher.linear_head
+    kwargs = dict(k_max=4, window=4, rank=2)
+    if teacher.linear_head:
+        assert JointSampler.for_teacher(teacher, **kwargs).directions(teacher).isfinite().all()
+    else:
+        with pytest.raises(UserError, match="LM head that is not linear"):
+            JointSampler.for_teacher(teacher, **kwargs)
+
+
 def test_dream_takes_each_special_id_from_where_it_is_right(tmp_path):
     checkpoints.write_dream(tmp_path, pad="<|dlm_pad|>")  # as DiffuCoder
     teacher = load_teacher(str(tmp_path), device="cpu")

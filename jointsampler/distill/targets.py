@@ -205,8 +205,10 @@ class TeacherStates:
         last = paths.order.shape[1] - 1  # the last state with a masked position
         at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
         keys, made = keys_of(paths, rows.row_ids, t), []
-        fresh = rng.uniform(seed, keys, step, STREAM_FRESH) < settings.fresh
-        if bool(fresh.any()):
+        fresh = None
+        if settings.fresh:  # else not even the question, which on a GPU would wait for the answer
+            fresh = rng.uniform(seed, keys, step, STREAM_FRESH) < settings.fresh
+        if fresh is not None and bool(fresh.any()):
             paths, opening, later = self._mixed(index, paths, at, fresh, keys, seed, step)
         else:
             opening, later = self.hidden(index, paths, at)

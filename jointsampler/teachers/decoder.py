@@ -25,6 +25,8 @@ from .weights import load_stock
 class DecoderTeacher:
     """See :class:`jointsampler.teachers.protocol.Teacher` for shapes."""
 
+    linear_head = True
+
     def __init__(
         self,
         model: PreTrainedModel,

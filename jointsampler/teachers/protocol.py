@@ -52,6 +52,7 @@ class Teacher(Protocol):
     layers: int  # of the network
     read_layers: tuple[int, ...]  # F of them, whose outputs the states carry
     vocab_size: int
+    linear_head: bool  # whether logits are linear in the hidden states, forbidden ids apart
     max_length: int
     device: torch.device
     generation_defaults: Mapping[str, float | str]  # keywords of generate() that its makers use

@@ -75,7 +75,7 @@ def head_of(model: PreTrainedModel) -> PreTrainedModel:
 class MaskedLMTeacher:
     """See :class:`jointsampler.teachers.protocol.Teacher` for shapes."""
 
-    family = NAME
+    family, linear_head = NAME, False  # most heads have a dense layer of their own
     generation_defaults: ClassVar[dict[str, float | str]] = {}  # masked LMs come without any
 
     def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, tokenizer, ids: SpecialIds):

@@ -199,7 +199,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class MDLMTeacher:
     """See :class:`jointsampler.teachers.protocol.Teacher` for shapes."""
 
-    family = NAME
+    family, linear_head = NAME, True
     generation_defaults: ClassVar[dict[str, float | str]] = {
         "order": "random"
     }  # ancestral sampling
