@@ -197,7 +197,7 @@ class SweepConfig(Section):
         {},
         description="config key of sampler or train -> its values, or low, high, log",
     )
-    variants: dict[str, dict[str, Any]] = Field(
+    variants: dict[Annotated[str, Field(pattern=r"^[\w\-. :/]+$")], dict[str, Any]] = Field(
         {},
         description="name -> config keys of sampler or train and their values, tried at every point of "
         "the space: an ablation; no space and no variants: no sweep",
