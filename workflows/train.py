@@ -401,8 +401,8 @@ def warm_start(folder: str, sampler: JointSampler) -> dict[str, torch.Tensor]:
         raise UserError(
             f"train.warm_start={folder!r} holds a sampler of another shape (width {other.config.width}, "
             f"{other.config.layers} layers, {len(other.config.read_layers)} features, "
-            f"{other.config.neighbors} neighbors): set sampler.width, layers, features and neighbors to "
-            "its own."
+            f"{other.config.neighbors} neighbors, rank {other.config.rank}): set sampler.width, layers, "
+            "features, neighbors and rank to its own."
         )
     return other.state_dict()
 
