@@ -73,8 +73,8 @@ class SamplerConfig(Section):
     rank: int = Field(
         0,
         ge=0,
-        description="directions in which hidden states move; the LM head is then run once a block, at the "
-        "window, and corrected; 0: all",
+        description="directions in which hidden states move; the LM head is then run only as a block "
+        "opens, and corrected after; needs a window; 0: all",
     )
 
 
@@ -103,6 +103,9 @@ class CorpusConfig(Section):
         0,
         ge=0,
         description="states per row kept with their targets: no teacher pass per training step",
+    )
+    depths: int = Field(
+        0, ge=0, description="states after an anchor whose targets are kept; 0: train.k_max - 1"
     )
     top: PositiveInt = Field(
         64, description="log-probabilities kept per target, and the rest's mass"

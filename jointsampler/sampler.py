@@ -116,10 +116,10 @@ def beside(
     offsets = [o for o in range(2 * count + 1) if o != count]
     if columns is None:
         return torch.cat([padded[:, o : o + x.shape[1]] for o in offsets], dim=-1)
-    return torch.cat([at(padded, columns + o) for o in offsets], dim=-1)
+    return torch.cat([at_columns(padded, columns + o) for o in offsets], dim=-1)
 
 
-def at(x: Tensor, columns: Tensor) -> Tensor:
+def at_columns(x: Tensor, columns: Tensor) -> Tensor:
     """x [B, S, D] at columns [B, C] -> [B, C, D]."""
     return x.gather(1, columns[..., None].expand(-1, -1, x.shape[-1]))
 
@@ -284,11 +284,11 @@ class JointSampler(PreTrainedModel):
             _, window.keys, window.values = layer.attention_inputs(x, cos[:, None], sin[:, None])
         columns = window.columns
         cos, sin = (
-            at(angle.expand(len(columns), -1, -1), columns)[:, None] for angle in (cos, sin)
+            at_columns(angle.expand(len(columns), -1, -1), columns)[:, None] for angle in (cos, sin)
         )
         x = self.read(embedding, states, attention_mask, columns)
         x = layer(x, cos, sin, key_mask, window)
-        moved = self.moved(at(states, columns), x)
+        moved = self.moved(at_columns(states, columns), x)
         return states.to(moved.dtype).scatter(1, columns[..., None].expand_as(moved), moved)
 
     def read(
@@ -299,8 +299,10 @@ class JointSampler(PreTrainedModel):
         columns: Tensor | None = None,
     ) -> Tensor:
         """What enters the layer, [B, S, W], or [B, C, W] at ``columns`` [B, C]."""
-        tokens = self.embedding_norm(embedding if columns is None else at(embedding, columns))
-        states = states if columns is None else at(states, columns)
+        tokens = self.embedding_norm(
+            embedding if columns is None else at_columns(embedding, columns)
+        )
+        states = states if columns is None else at_columns(states, columns)
         previous, *read = states[..., : self.read_size].split(
             self.config.teacher_hidden_size, dim=-1
         )
@@ -366,12 +368,17 @@ class JointSampler(PreTrainedModel):
         ``neighbors``: of how many positions on each side it reads the embeddings.
         ``window``: to how many candidate positions a block is confined; 0 is all.
         ``rank``: in how many directions it moves hidden states, 0 is all; the LM head
-        is then read once a block and corrected after (``decoding/readout.py``).
+        is then read only as a block opens and corrected after (``decoding/readout.py``).
 
         Raises UserError where the width does not fit the teacher's heads or the window the rest, and
         for a rank without a window or with a head that is not linear.
         """
         check_window(window, layers, k_max, rank)
+        if rank >= teacher.hidden_size:
+            raise UserError(
+                f"A rank of {rank} is no less than the teacher's hidden size, {teacher.hidden_size}: the "
+                "correction would cost more than the LM head. Take less, or rank=0."
+            )
         if rank and not teacher.linear_head:
             raise UserError(
                 f"Teacher {teacher.name!r} has an LM head that is not linear, so its logits cannot be "

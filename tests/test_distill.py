@@ -8,7 +8,7 @@ import torch
 from jointsampler import JointSampler, Trajectories, block_kl, generate
 from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
 from jointsampler.distill.step import depth_weights
-from jointsampler.distill.targets import loss_window
+from jointsampler.distill.targets import loss_positions
 from jointsampler.divergence import forward_kl
 from jointsampler.estimator import Foresight, KLEstimator, estimate_loss
 from jointsampler.trajectories import Paths
@@ -92,14 +92,14 @@ def test_depth_weights_are_the_papers():
 def test_a_window_holds_the_next_reveals_and_random_others_and_its_weights_sum_to_one(tiny, rows):
     paths = Paths.of(rows, tiny)
     t = torch.tensor([0, 3, 6, 9, 10, 11])
-    window = loss_window(paths, t, near=2, far=3, near_share=0.6, seed=0, keys=rows.row_ids)
+    window = loss_positions(paths, t, near=2, far=3, near_share=0.6, seed=0, keys=rows.row_ids)
     ahead = paths.rank.gather(1, window.positions) - t[:, None]
     assert (ahead[:, 0] == 0).all()  # the next reveal leads
     assert torch.allclose(window.weight.sum(1), torch.ones(6))
     assert (window.weight[ahead < 0] == 0).all()
     assert window.weight[0].tolist() == pytest.approx([0.3, 0.3, 0.4 / 3, 0.4 / 3, 0.4 / 3])
     assert window.weight[5].tolist() == pytest.approx([1, 0, 0, 0, 0])  # one masked position left
-    again = loss_window(paths, t, near=2, far=3, near_share=0.6, seed=1, keys=rows.row_ids)
+    again = loss_positions(paths, t, near=2, far=3, near_share=0.6, seed=1, keys=rows.row_ids)
     assert not torch.equal(again.positions, window.positions)
 
 

@@ -36,6 +36,10 @@ def refusal(main, capsys, monkeypatch, *arguments: str) -> str:
         (["train.certain=0.5"], "needs train.cache_gib"),
         (["train.fresh=0.5", "train.objective=hard_labels"], "train.objective=hard_labels"),
         (["train.fresh=0.5", "corpus.anchors=2"], "no corpus.anchors"),
+        (
+            ["train.objective=hard_labels", "corpus.on_policy=0.5", "corpus.sampler=tiny"],
+            "are the sampler's own",
+        ),
         (["sampler.width=100"], "multiple of the head size"),
         (["teacher.name=absent"], "No teacher 'absent'"),
         (["corpus.prompts=absent.jsonl"], "no such file"),

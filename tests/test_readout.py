@@ -126,3 +126,5 @@ def test_it_is_saved_with_its_rank_and_needs_a_window(tiny, low, tmp_path):
     assert torch.equal(one.sequences, other.sequences)
     with pytest.raises(UserError, match="give the sampler a window, or rank=0"):
         JointSampler.for_teacher(tiny, rank=8)
+    with pytest.raises(UserError, match="would cost more than the LM head"):
+        JointSampler.for_teacher(tiny, window=16, rank=tiny.hidden_size)

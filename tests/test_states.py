@@ -26,8 +26,9 @@ def rows(tiny):
     return Trajectories.from_generation(out, 2, tiny)
 
 
-def test_certainty_is_the_teachers_probability_of_each_token_when_it_was_revealed(tiny, rows):
-    states = TeacherStates(tiny, rows, cache_gib=1)
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5, 0.9)])
+def test_certainty_is_the_chance_that_each_token_had_when_it_was_revealed(tiny, rows, sampling):
+    states = TeacherStates(tiny, rows, 1, sampling)
     states.fill(range(4))
     for row in range(4):
         one = rows.select([row])
@@ -35,9 +36,15 @@ def test_certainty_is_the_teachers_probability_of_each_token_when_it_was_reveale
         for t in range(rows.length):
             hidden = tiny.hidden(paths.state(torch.tensor([t])))
             column = paths.start + int(one.order[0, t])
-            law = torch.softmax(tiny.logits(hidden[0, column]), dim=-1)
+            law = probabilities(tiny.logits(hidden[0, column]), sampling)
             here = states.certainty(torch.tensor([row]))[0, t].item()
             assert here == pytest.approx(law[paths.ids[0, column]].item(), rel=1e-4, abs=1e-6)
+
+
+def test_the_time_of_fresh_tokens_is_the_teachers_and_in_the_whole(tiny, rows):
+    states = TeacherStates(tiny, rows)
+    states.targets(torch.arange(4), torch.zeros(4).long(), DistillSettings(fresh=1.0), 3, 0)
+    assert 0 < states.teacher_seconds < states.seconds
 
 
 def test_starts_are_drawn_by_what_their_first_token_told():

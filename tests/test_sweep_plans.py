@@ -28,6 +28,8 @@ def plan(tmp_path, *overrides):
         ("{train.lr: {low: 0.1, high: 0.2}}", "is a range, and a grid needs values"),
         ("{sampler.width: []}", "holds no values"),
         ("{train.lr: [-1]}", "train.lr"),
+        ("{train.steps: [10, 20]}", "sweep.steps is the length of a trial"),
+        ("{train.workers: [1, 2]}", "sweep.workers is the workers of a trial"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_before_any_trial(tmp_path, space, message):
@@ -84,6 +86,22 @@ def test_values_that_fit_only_together_are_taken_together(tmp_path):
     assert sweep.count(made.settings) == 2
 
 
+def test_a_random_search_refuses_a_value_only_if_no_other_goes_with_it(tmp_path):
+    both = "sweep.space={sampler.window: [0, 16], sampler.rank: [0, 32]}"
+    random = ["sweep.search=random", "evaluate.ks=[1, 2]"]
+    assert plan(tmp_path, both, *random)
+    with pytest.raises(UserError, match="give the sampler a window"):
+        plan(tmp_path, both.replace("[0, 16]", "[0]"), *random)
+
+
+def test_after_a_sweep_the_corpus_is_still_the_one_it_was_on(tmp_path):
+    config = load_config(None, [SPACE, "corpus.anchors=2", "train.k_max=4", "evaluate.ks=[1, 2]"])
+    best = sweep.chosen(config, {"best": {"sampler.width": 64, "train.k_max": 2}})
+    made = report.plan(best, tmp_path).evaluate.train
+    assert made.settings.k_max == 2
+    assert made.corpus.key == corpus.plan(config, tmp_path).key
+
+
 def test_an_objective_is_lower_for_what_buys_more(tmp_path):
     settings = plan(tmp_path).settings
     good = {"pass_cost_ratio": 0.2, "nats_k2": 0.1, "nats_k4": 0.2, "captured_k4": 0.5}
@@ -132,6 +150,15 @@ def test_a_forecast_halves_with_twice_the_devices_and_grows_with_the_rows(tmp_pa
     assert corpus_seconds("estimate.gpus=2") == pytest.approx(one / 2)
     assert corpus_seconds("estimate.gpus=1", "corpus.rows=2176") == pytest.approx(2 * one)
     assert corpus_seconds("estimate.gpus=1", "estimate.gpu_flops=6.0e+14") == pytest.approx(one / 2)
+
+
+def test_a_forecast_counts_the_teacher_passes_that_training_will_make(tmp_path):
+    def flops(*overrides):
+        config = load_config(None, ["evaluate.judge=none", "train.steps=4000", *overrides])
+        return estimate.stages(report.plan(config, tmp_path), None, config)[1].flops
+
+    online, kept = flops(), flops("train.cache_gib=8")
+    assert flops("corpus.anchors=4") < kept < flops("train.cache_gib=8", "train.fresh=0.5") < online
 
 
 def test_a_projection_names_what_saturates(tmp_path):

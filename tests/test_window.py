@@ -175,8 +175,8 @@ def test_a_training_step_moves_every_part_and_looks_inside_the_window_alone(
             assert parameter.grad.isfinite().all() and parameter.grad.any(), name
     targets = states.targets(torch.arange(12), starts, settings, 3, 0, candidates=4)
     for depth in targets.depths:
-        ahead = targets.paths.rank.gather(1, depth.window.positions) - starts[:, None]
-        assert (ahead[depth.window.weight > 0] < 4).all()
+        ahead = targets.paths.rank.gather(1, depth.where.positions) - starts[:, None]
+        assert (ahead[depth.where.weight > 0] < 4).all()
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ class CorpusPlan:
     @property
     def key(self) -> str:
         settings = self.settings.model_dump(
-            exclude={"actors", "prompts", "sampler", "anchors", "top"}
+            exclude={"actors", "prompts", "sampler", "anchors", "top", "depths"}
         )
         start = self.settings.sampler
         kept = None if self.offline is None else dataclasses.asdict(self.offline)
@@ -208,7 +208,7 @@ def offline_settings(config: Config, teacher: Teacher) -> OfflineSettings | None
     return OfflineSettings(
         settings.anchors,
         min(settings.top, teacher.vocab_size - len(teacher.forbidden_ids)),
-        training.k_max - 1,
+        settings.depths or training.k_max - 1,
         training.near,
         training.far,
         training.near_share,

@@ -130,8 +130,10 @@ def training_stage(
     rows = settings.rows or plan.corpus.settings.rows
     kept = min(rows, settings.cache_gib * 2**30 * max(1, workers) / rows_bytes)
     online = 1 - kept / rows
-    flops += online * states * (depth + 1) * 2.0 * weights(teacher) * length
-    flops += kept * plan.corpus.settings.max_new_tokens * 2.0 * weights(teacher) * length
+    asked = states * (online * (depth + 1) + (1 - online) * settings.fresh * depth)
+    asked += kept * plan.corpus.settings.max_new_tokens
+    if plan.corpus.offline is None:
+        flops += asked * 2.0 * weights(teacher) * length
     disk = 2 * 16.0 * sampler  # two checkpoints: weights, master weights, two moments
     work = f"{runs} x {settings.steps} steps" if runs > 1 else f"{settings.steps} steps"
     return Stage(name, work, runs * flops, workers, START_TRAINING_S * runs, runs * disk)

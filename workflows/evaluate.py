@@ -285,8 +285,9 @@ def measured_cost(plan: EvaluatePlan) -> tuple[PassCost, dict[str, Any]]:
     """c where the work will be done, and what machine that is."""
     teacher = teachers.load(plan.train.corpus.teacher)
     sampler = JointSampler.from_pretrained(plan.train.folder).to(teacher.device)
-    length = plan.train.corpus.settings.max_new_tokens
-    return pass_cost(teacher, sampler, batch=16, length=length), machine()
+    decoded = plan.train.corpus.settings
+    cost = pass_cost(teacher, sampler, batch=16, length=decoded.max_new_tokens, order=decoded.order)
+    return cost, machine()
 
 
 def sweep_table(plan: EvaluatePlan) -> SweepTable | None:

@@ -31,7 +31,7 @@ from jointsampler.pretraining.batches import Batch, SequenceSource
 from jointsampler.pretraining.objective import masked_loss
 from jointsampler.pretraining.text import HELD_OUT, corpus_fingerprint, read_source, split_files
 from jointsampler.pretraining.tokenizer import train_tokenizer
-from jointsampler.tasks import TASKS, examples
+from jointsampler.tasks import TASKS, UNSEEN, examples
 from workflows import entry
 
 CHECKPOINT = "checkpoint.pt"
@@ -188,7 +188,7 @@ def task_accuracy(folder: Path, cfg: PretrainConfig) -> dict[str, float]:
     result = {}
     for name, task in sorted(TASKS.items()):
         prompts = [
-            example.prompt for example in examples(task, cfg.seed + 10_000, ACCURACY_PROMPTS)
+            example.prompt for example in examples(task, cfg.seed + UNSEEN, ACCURACY_PROMPTS)
         ]
         answers = generate(
             teacher, prompts=prompts, method="sequential", k=1, max_new_tokens=32, stop_at_end=True

@@ -39,6 +39,14 @@ from workflows.tracking import Tracker, TrainReporter, child_run, open_run
 
 METRIC = "objective"  # less is better
 SWEPT = ("sampler.", "train.")  # the corpus is made once, before the sweep
+# Keys of train that do not make another training, or that the sweep sets itself, and who has them.
+NOT_SWEPT = {
+    "train.steps": "sweep.steps is the length of a trial",
+    "train.workers": "sweep.workers is the workers of a trial",
+    "train.min_workers": "a trial has sweep.workers workers",
+    "train.report_every": "it changes no training",
+    "train.max_failures": "it changes no training",
+}
 VARIANT = "variant"  # beside the space's keys: the name of one of sweep.variants
 
 
@@ -108,8 +116,6 @@ def plan(config: Config, out: Path) -> SweepPlan:
             check_key(key, f"sweep.variants.{name}")
             if key in settings.space:
                 raise UserError(f"sweep.variants.{name} sets {key}, which sweep.space varies.")
-        if settings.search != "grid":
-            made.trial({VARIANT: name})
     for key, choice in settings.space.items():
         check_key(key, "sweep.space")
         if isinstance(choice, Range) and settings.search == "grid":
@@ -119,11 +125,10 @@ def plan(config: Config, out: Path) -> SweepPlan:
             )
         if not values_of(choice):
             raise UserError(f"sweep.space.{key} holds no values.")
-        if settings.search != "grid":
-            for value in values_of(choice):
-                made.trial({key: value})
     if settings.search == "grid":
         check_grid(made)
+    else:
+        check_values(made)
     if settings.scheduler == "asha" and settings.grace > settings.steps:
         raise UserError(
             f"sweep.grace={settings.grace} exceeds sweep.steps={settings.steps}: no trial would ever be stopped."
@@ -133,11 +138,32 @@ def plan(config: Config, out: Path) -> SweepPlan:
     return made
 
 
+def axes_of(settings: SweepConfig) -> dict[str, list[Any]]:
+    """Every key that trials differ in, and its values."""
+    axes = {key: values_of(choice) for key, choice in settings.space.items()}
+    return axes | ({VARIANT: list(settings.variants)} if settings.variants else {})
+
+
+def check_values(made: SweepPlan) -> None:
+    """UserError where a value can be in no trial, whatever the other keys hold."""
+    axes = axes_of(made.settings)
+    for key, values in axes.items():
+        others = {name: choice for name, choice in axes.items() if name != key}
+        for value in values:
+            told = None
+            for point in itertools.product(*others.values()):
+                try:
+                    made.trial({key: value} | dict(zip(others, point, strict=True)))
+                    break
+                except UserError as error:
+                    told = told or error
+            else:
+                raise told
+
+
 def check_grid(made: SweepPlan) -> None:
     """UserError where a point of the grid cannot be, or two of them are one training."""
-    axes = {key: values_of(choice) for key, choice in made.settings.space.items()}
-    if made.settings.variants:
-        axes[VARIANT] = list(made.settings.variants)
+    axes = axes_of(made.settings)
     seen: dict[str, dict[str, Any]] = {}
     for point in itertools.product(*axes.values()):
         values = dict(zip(axes, point, strict=True))
@@ -153,6 +179,8 @@ def check_key(key: str, where: str) -> None:
         raise UserError(
             f"{where} cannot hold {key!r}: only keys of sampler and train are swept, on one corpus."
         )
+    if key in NOT_SWEPT:
+        raise UserError(f"{where} cannot hold {key!r}: {NOT_SWEPT[key]}.")
 
 
 def count(settings: SweepConfig) -> int:
@@ -340,7 +368,10 @@ def row(plan: SweepPlan, values: dict[str, Any], metrics: dict[str, Any]) -> Tri
 
 def chosen(config: Config, results: dict[str, Any]) -> Config:
     """The configuration that the sweep's best trial had, with the training at its full length."""
-    return changed(config, results["best"])
+    made = changed(config, results["best"])
+    if made.corpus.anchors:  # the corpus stays the one that the sweep was on, whichever k_max won
+        made = changed(made, {"corpus.depths": config.corpus.depths or config.train.k_max - 1})
+    return made
 
 
 def settled(config: Config, out: Path) -> Config:

@@ -134,6 +134,11 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             f"train.fresh={config.train.fresh:g} asks the teacher for other tokens than the recorded: it "
             "goes with no corpus.anchors, and not with train.objective=hard_labels, which needs the recorded."
         )
+    if config.train.objective == "hard_labels" and config.corpus.on_policy:
+        raise UserError(
+            "train.objective=hard_labels learns the recorded tokens, and those of corpus.on_policy rows are "
+            "the sampler's own: take another objective, or on_policy=0."
+        )
     length = config.corpus.max_new_tokens
     window = config.sampler.window
     for key, ks in (
@@ -178,10 +183,13 @@ def check_offline(corpus_plan: corpus.CorpusPlan, config: Config) -> None:
     if kept is None:
         return
     wanted = corpus.offline_settings(config, teachers.describe(config.teacher))
-    if dataclasses.replace(wanted, depths=kept.depths) != kept or wanted.depths > kept.depths:
+    if (
+        dataclasses.replace(wanted, depths=kept.depths) != kept
+        or config.train.k_max - 1 > kept.depths
+    ):
         raise UserError(
             f"The corpus keeps targets for k_max={kept.depths + 1}, near={kept.near}, far={kept.far}, "
-            f"near_share={kept.near_share} {len(kept.read_layers)} features and a window of {kept.candidates}: train with these "
+            f"near_share={kept.near_share}, {len(kept.read_layers)} features and a window of {kept.candidates}: train with these "
             "(in a sweep k_max may be less), or with corpus.anchors=0."
         )
     if config.train.hidden_weight:
@@ -437,6 +445,7 @@ def train_loop(plan: TrainPlan) -> None:
     if settings.cache_gib and plan.corpus.offline is None:
         own = range(rank, n, world)
         check_memory(states, own, settings, context.get_local_world_size())
+        check_kept(states, own, settings)
         begin = time.monotonic()
         with low:
             states.fill(own)
@@ -447,9 +456,9 @@ def train_loop(plan: TrainPlan) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-        check_kept(states, own, settings)
     weigh = start_weights(states, settings.certain)
-    cost = pass_cost(teacher, twin.eval(), batch=16, length=trajectories.length)
+    order = plan.corpus.settings.order
+    cost = pass_cost(teacher, twin.eval(), batch=16, length=trajectories.length, order=order)
     costs = {"pass_cost_ratio": cost.ratio, "pass_cost_first": cost.first}
     distill = distill_settings(settings)
     clock, recent = Clock(states, progress.step), Recent()
@@ -553,12 +562,13 @@ def check_memory(
 
 
 def check_kept(states: TeacherStates, rows: range, settings: TrainConfig) -> None:
-    """UserError where starts are to be weighed and rows are not kept, so that no one knows how."""
-    if settings.certain < 1 and len(states.kept) < len(rows):
+    """UserError where starts are to be weighed and not all rows can be kept, so that no one would know how."""
+    wanted = sum(map(states.row_bytes, rows))
+    if settings.certain < 1 and wanted > states.budget:
         raise UserError(
-            f"train.certain={settings.certain:g} needs the teacher's states of all rows, and "
-            f"train.cache_gib={settings.cache_gib:g} keeps {len(states.kept)} of a worker's {len(rows)}: "
-            "raise it, train on fewer rows (train.rows) or set train.certain=1."
+            f"train.certain={settings.certain:g} needs the teacher's states of all rows, "
+            f"{wanted / 2**30:.1f} GiB of a worker's {len(rows)}, and train.cache_gib is "
+            f"{settings.cache_gib:g}: raise it, train on fewer rows (train.rows) or set train.certain=1."
         )
 
 

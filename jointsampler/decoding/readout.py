@@ -1,7 +1,7 @@
 """Readout: from the states that a pass left to scores of positions and logits at one.
 
 Both readouts answer with one signature. ``Head`` runs the teacher's LM head
-wherever it is asked. ``LowRank`` has run it once, at a block's candidates, and adds
+wherever it is asked. ``LowRank`` has run it as a block opened and kept the candidates' logits, and adds
 what a sampler of low rank has moved since: rank x V operations a position where
 the head takes H x V. Which positions are asked about is the decoding loop's
 business.
@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..sampler import JointSampler, at
+from ..sampler import JointSampler, at_columns
 from ..teachers.protocol import Teacher
 from ..window import Window
 from .canvas import Canvas
@@ -57,14 +57,14 @@ class LowRank:
     def __init__(self, head: Head, sampler: JointSampler, opening: Tensor, window: Window):
         self.head, self.columns, self.rank = head, window.columns, sampler.config.rank
         self.width = opening.shape[-1]
-        self.opened = head.teacher.logits(at(opening, self.columns))
+        self.opened = head.teacher.logits(at_columns(opening, self.columns))
         self.directions = sampler.directions(head.teacher)
 
     def _moved(self, hidden: Tensor) -> Tensor | None:
         """How far the sampler has gone in each direction, [B, c, rank]; None before its first pass."""
         if hidden.shape[-1] == self.width:
             return None
-        return at(hidden, self.columns)[..., -self.rank :].float()
+        return at_columns(hidden, self.columns)[..., -self.rank :].float()
 
     def scores(self, hidden: Tensor, masked: Tensor, most: int) -> Tensor:
         canvas, order = self.head.canvas, self.head.order

@@ -21,7 +21,7 @@ from .targets import Truth
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # Logits that are held for the backward pass: 64 Mi floats, 256 MiB. Past it they are made twice.
-_HELD_FLOATS = 1 << 26
+HELD_FLOATS = 1 << 26
 
 
 def forward(truth: Tensor, law: Tensor, recorded: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def scored(
         nats = value if objective is forward else forward_kl(log_p, log_q.detach())
         return value, nats.detach()
 
-    step = max(1, _HELD_FLOATS // teacher.vocab_size)
+    step = max(1, HELD_FLOATS // teacher.vocab_size)
     if len(states) <= step:
         return part(truth, states, tokens)
     pieces = zip(truth.split(step), states.split(step), tokens.split(step), strict=True)

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from .. import rng
 from ..errors import UserError
+from ..sampler import at_columns
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths, Trajectories
-from .targets import DepthTargets, Targets, Truth, Window, keys_of, loss_window, reachable, take
+from .objectives import HELD_FLOATS
+from .targets import DepthTargets, LossPositions, Targets, Truth, keys_of, loss_positions, reachable
 
 STREAM = 15  # of rng.uniform: where a row's anchors are
 
@@ -127,16 +129,19 @@ def encode_targets(
         openings.append(_gathered(seen, rows.row_ids, starts[:, anchor], width))
         for d in range(1, settings.depths + 1):
             at = (t + d).clamp_max(last)
-            window = loss_window(
+            where = loss_positions(
                 paths, at, settings.near, settings.far, settings.near_share, 0, keys, within
             )
             states = _gathered(seen, rows.row_ids, at.cpu(), width)[..., : teacher.hidden_size]
-            near = take(states.to(paths.ids.device), paths.start, window.positions)
-            law = torch.log_softmax(teacher.logits(near.to(torch.float32)), dim=-1)
-            top_ids, top, left = top_of(law.flatten(0, 1), settings.top)
-            shape = window.positions.shape
-            positions.append(window.positions.short())
-            weights.append(window.weight)
+            near = at_columns(states.to(paths.ids.device), paths.start + where.positions)
+            parts = [
+                top_of(torch.log_softmax(teacher.logits(part.float()), dim=-1), settings.top)
+                for part in near.flatten(0, 1).split(max(1, HELD_FLOATS // teacher.vocab_size))
+            ]
+            top_ids, top, left = (torch.cat(each) for each in zip(*parts, strict=True))
+            shape = where.positions.shape
+            positions.append(where.positions.short())
+            weights.append(where.weight)
             ids.append(top_ids.int().view(*shape, -1))
             log_probs.append(top.half().view(*shape, -1))
             rest.append(left.half().view(shape))
@@ -237,12 +242,12 @@ class OfflineStates:
         at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
         made = []
         for d in range(depths):
-            window = Window(stored["positions"][:, d].long(), stored["weight"][:, d])
+            where = LossPositions(stored["positions"][:, d].long(), stored["weight"][:, d])
             truth: Truth = TopTruth(
                 stored["ids"][:, d].long().flatten(0, 1),
                 stored["log_probs"][:, d].flatten(0, 1),
                 stored["rest"][:, d].flatten(),
             )
-            made.append(DepthTargets(window, truth, None))
+            made.append(DepthTargets(where, truth, None))
         self.seconds += time.perf_counter() - begin
         return Targets(paths, at, opening, made)

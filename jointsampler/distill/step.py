@@ -19,13 +19,13 @@ from torch import Tensor
 from .. import rng
 from ..decoding.sampling import draw as inverse_cdf
 from ..estimator import Foresight, estimate_loss
-from ..sampler import JointSampler
+from ..sampler import JointSampler, at_columns
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths
 from ..window import recorded_window
 from .objectives import OBJECTIVES, scored
 from .offline import OfflineStates
-from .targets import TeacherStates, Window, reachable, take
+from .targets import LossPositions, TeacherStates, reachable
 
 STREAM_ROW, STREAM_START, STREAM_DEPTH = 12, 13, 14  # of rng.uniform
 
@@ -132,32 +132,32 @@ def distill_step(
     zero = opening.new_zeros((), dtype=torch.float32)
     loss, off, drift, metrics = zero, zero, zero, {}
     for d, target in enumerate(targets.depths, start=1):
-        window, at = target.window, targets.at[d]
+        where, at = target.where, targets.at[d]
         before = hidden
         hidden = sampler(teacher.embed(paths.state(at)), before, paths.attention_mask, candidates)
         value, nats = scored(
             teacher,
             objective,
             target.truth,
-            take(hidden[..., :size], paths.start, window.positions).flatten(0, 1),
-            paths.ids.gather(1, paths.start + window.positions).flatten(),
+            at_columns(hidden[..., :size], paths.start + where.positions).flatten(0, 1),
+            paths.ids.gather(1, paths.start + where.positions).flatten(),
         )
         alive = (t + d <= last).float()  # a path that ended scores nothing
         alive = alive / alive.sum().clamp_min(1)
 
-        def mean(value: Tensor, window: Window = window, alive: Tensor = alive) -> Tensor:
-            return ((value.view_as(window.weight) * window.weight).sum(1) * alive).sum()
+        def mean(value: Tensor, where: LossPositions = where, alive: Tensor = alive) -> Tensor:
+            return ((value.view_as(where.weight) * where.weight).sum(1) * alive).sum()
 
         loss = loss + weights[d - 1] * mean(value)
         metrics[f"kl_d{d}"] = mean(nats)
         if settings.hidden_weight:
             error = hidden_error(hidden[:, paths.start :, :size], target.hidden, paths, at, within)
             drift = drift + weights[d - 1] * (error * alive).sum()
-        # The window's first position is the one revealed next, which is where decoding asks.
+        # The first of the positions is the one revealed next, which is where decoding asks.
         guess = estimator.log_nats(
-            foresight(teacher, paths, at, before.detach(), opening, window.positions[:, 0], d)
+            foresight(teacher, paths, at, before.detach(), opening, where.positions[:, 0], d)
         )
-        here = nats.view_as(window.weight)[:, 0]
+        here = nats.view_as(where.weight)[:, 0]
         off = off + (estimate_loss(guess, here) * alive).sum() / depths
     mean_nats = (torch.stack(list(metrics.values())) * weights).sum()
     metrics |= {"loss": mean_nats, "objective": loss.detach(), "estimate_loss": off.detach()}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import rng
 from ..decoding.sampling import Sampling, draw, probabilities
+from ..sampler import at_columns
 from ..teachers.protocol import Teacher
 from ..trajectories import Paths, Trajectories
 
@@ -28,14 +29,14 @@ STREAM_FRESH, STREAM_TOKEN = 16, 17  # which states are continued afresh, and wi
 
 
 @dataclass(frozen=True)
-class Window:
+class LossPositions:
     """C response positions per state where the loss is taken."""
 
     positions: Tensor  # [B, C] int64, relative to the response
     weight: Tensor  # [B, C] float32, sums to 1 in every row that has a masked position, else 0
 
 
-def loss_window(
+def loss_positions(
     paths: Paths,
     t: Tensor,
     near: int,
@@ -44,7 +45,7 @@ def loss_window(
     seed: int,
     keys: Tensor,
     within: Tensor | None = None,
-) -> Window:
+) -> LossPositions:
     """The ``near`` positions revealed next at state x_t and ``far`` others among the masked.
 
     The near ones share ``near_share`` of the weight, the far ones stand for all
@@ -69,7 +70,7 @@ def loss_window(
     n_near, n_far = is_near.sum(1, keepdim=True), is_far.sum(1, keepdim=True)
     share = torch.where(n_far > 0, near_share, 1.0) * (n_near > 0)
     weight = is_near * share / n_near.clamp_min(1) + is_far * (1 - share) / n_far.clamp_min(1)
-    return Window(positions, weight)
+    return LossPositions(positions, weight)
 
 
 class Truth(Protocol):
@@ -103,8 +104,8 @@ class FullTruth:
 class DepthTargets:
     """What one depth of a step is held to."""
 
-    window: Window
-    truth: Truth  # at the window's positions, [B * C] of them
+    where: LossPositions
+    truth: Truth  # at these positions, [B * C] of them
     hidden: Tensor | None  # [B, S, H], the teacher's; None where it was not kept
 
 
@@ -161,7 +162,7 @@ class TeacherStates:
         self.bytes = 0
         self.teacher_rows = 0  # sequences that the teacher has been given
         self.teacher_seconds = 0.0  # in the teacher
-        self.seconds = 0.0  # in all of this class
+        self.seconds = 0.0  # in all that :meth:`targets` does
 
     def row_bytes(self, row: int) -> int:
         """What keeping all states of ``row`` takes."""
@@ -199,6 +200,7 @@ class TeacherStates:
         Of ``settings.fresh`` of the states, drawn anew in every ``step``, the teacher
         continues with tokens of its own instead of the recorded ones (:meth:`continued`).
         """
+        begin = time.perf_counter()
         rows = self.trajectories.select(index)
         paths = Paths.of(rows, self.teacher)
         t = starts.to(paths.ids.device)
@@ -214,11 +216,12 @@ class TeacherStates:
             opening, later = self.hidden(index, paths, at)
         within = reachable(paths, t, candidates)
         for d in range(1, depths + 1):
-            window = loss_window(
+            where = loss_positions(
                 paths, at[d], settings.near, settings.far, settings.near_share, seed, keys, within
             )
-            truth = FullTruth(take(later[d - 1], paths.start, window.positions).flatten(0, 1))
-            made.append(DepthTargets(window, truth, later[d - 1]))
+            states = at_columns(later[d - 1], paths.start + where.positions)
+            made.append(DepthTargets(where, FullTruth(states.flatten(0, 1)), later[d - 1]))
+        self.seconds += time.perf_counter() - begin
         return Targets(paths, at, opening, made)
 
     @torch.no_grad()
@@ -285,7 +288,6 @@ class TeacherStates:
         (what opens the block, at at[0]: [B, S, (1 + F) H]; the hidden states at
         the later ones: [D - 1, B, S, H]).
         """
-        begin = time.perf_counter()
         rows, size = index.tolist(), self.teacher.hidden_size
         self.fill(rows)
         online = [b for b, row in enumerate(rows) if row not in self.kept]
@@ -309,7 +311,6 @@ class TeacherStates:
                 first = width - kept.shape[1]
                 opening[b, first:] = kept[when[0]].to(opening)
                 later[:, b, first:] = kept[when[1:], :, :size].to(later)
-        self.seconds += time.perf_counter() - begin
         return opening, later
 
     def _ask(self, paths: Paths, at: Tensor) -> Tensor:
@@ -336,12 +337,7 @@ class TeacherStates:
         states = self._ask(paths.repeat(one.length), every[None])[0]
         column = paths.start + paths.order[0]
         logits = self.teacher.logits(states[every, column, : self.teacher.hidden_size])
-        law = torch.softmax(logits.float(), dim=-1)
+        law = probabilities(logits.float(), self.sampling)
         self.settled[row] = law.gather(-1, paths.ids[0, column][:, None])[:, 0].cpu()
         self.kept[row] = states.bfloat16().cpu()
         self.bytes += size
-
-
-def take(hidden: Tensor, start: int, positions: Tensor) -> Tensor:
-    """hidden [B, S, H] at response positions [B, C] -> [B, C, H]."""
-    return hidden.gather(1, (start + positions)[..., None].expand(-1, -1, hidden.shape[-1]))

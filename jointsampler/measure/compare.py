@@ -18,7 +18,7 @@ from ..decoding.generate import Generation, check_k, generate
 from ..decoding.methods import METHODS, get_method
 from ..judges import Judge
 from ..sampler import JointSampler
-from ..tasks import TASKS, examples
+from ..tasks import TASKS, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..trajectories import Trajectories
 from .cost import PassCost, pass_cost
@@ -101,11 +101,11 @@ class Protocol:
 
 
 def task_prompts(protocol: Protocol) -> list[tuple[str, str]]:
-    """(task, prompt) pairs, the same for every method."""
+    """(task, prompt) pairs, the same for every method, from streams that no corpus takes its prompts from."""
     return [
         (name, example.prompt)
         for name in protocol.tasks
-        for example in examples(TASKS[name], protocol.seed, protocol.prompts_per_task)
+        for example in examples(TASKS[name], protocol.seed + UNSEEN, protocol.prompts_per_task)
     ]
 
 

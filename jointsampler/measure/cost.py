@@ -21,7 +21,7 @@ from ..window import Window
 
 @dataclass(frozen=True)
 class PassCost:
-    teacher_seconds: float  # one teacher pass with the scoring that follows it, median
+    teacher_seconds: float  # one teacher pass with the scoring and readout that follow it, median
     sampler_seconds: float  # one sampler pass, likewise
     ratio: float  # c
     batch: int
@@ -63,14 +63,15 @@ def pass_cost(
         masked: Tensor,
         most: int,
     ) -> list[float]:
-        """Seconds of two passes, one after the other, each with the scoring that follows it."""
+        """Seconds of two passes, one after the other, each with the scoring and readout that follow it."""
         times, hidden, readout = [], opening, None
         for _ in range(2):
             synchronize(teacher.device)
             begin = time.perf_counter()
             readout = readout or begin_block()
             hidden = step(hidden)
-            readout.scores(hidden, masked, most)
+            position = readout.scores(hidden, masked, most).argmin(dim=1)
+            readout.logits(hidden, position)  # what is drawn from
             synchronize(teacher.device)
             times.append(time.perf_counter() - begin)
         return times

@@ -10,7 +10,7 @@ law that no product of marginals can follow.
 from __future__ import annotations
 
 from ..errors import unknown_name
-from ._task import Example, Task, examples
+from ._task import UNSEEN, Example, Task, examples
 from .arithmetic import Arithmetic
 from .copy import Copy
 from .insert import Insert
@@ -44,4 +44,4 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Example", "Task", "examples", "get_task"]
+__all__ = ["TASKS", "UNSEEN", "Example", "Task", "examples", "get_task"]

@@ -28,6 +28,9 @@ class Task(Protocol):
         """Whether ``text``, the continuation of ``prompt``, is a correct answer."""
 
 
+UNSEEN = 10_000  # added to a seed where prompts are to measure by: corpora and teachers learn from small seeds
+
+
 def examples(task: Task, seed: int, n: int) -> list[Example]:
     """``n`` examples; example i depends on (seed, task, i) only."""
     return [task.example(random.Random(f"{seed}/{task.name}/{i}")) for i in range(n)]
