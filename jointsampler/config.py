@@ -117,7 +117,7 @@ class CorpusConfig(Section):
 class TrainConfig(Section):
     """workflows/train.py: distillation of the sampler."""
 
-    steps: PositiveInt = 400
+    steps: int = Field(400, ge=0, description="0 takes train.warm_start as it is")
     rows: int = Field(0, ge=0, description="of the corpus, from its first on; 0: all training rows")
     seed: int = Field(
         0, description="of weights and draws, beside run.seed, which the corpus shares"

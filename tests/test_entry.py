@@ -33,6 +33,7 @@ def refusal(main, capsys, monkeypatch, *arguments: str) -> str:
         (["corpus.order=entropi"], "did you mean 'entropy'"),
         (["train.k_max=40"], "train.k_max=40 exceeds corpus.max_new_tokens"),
         (["train.validate_k=[40]"], "train.validate_k=40 exceeds corpus.max_new_tokens"),
+        (["train.steps=0"], "name the sampler to take as it is in train.warm_start"),
         (["train.certain=0.5"], "needs train.cache_gib"),
         (["train.fresh=0.5", "train.objective=hard_labels"], "train.objective=hard_labels"),
         (["train.fresh=0.5", "corpus.anchors=2"], "no corpus.anchors"),

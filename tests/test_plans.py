@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from jointsampler import UserError
+from jointsampler import JointSampler, UserError
 from jointsampler.config import load_config
-from workflows import corpus
+from workflows import corpus, train
 from workflows.cluster import Pool
 from workflows.train import check_elastic, fitting_pool
 
@@ -43,3 +44,18 @@ def test_a_corpus_of_other_settings_is_kept_and_named(tmp_path):
     with pytest.raises(UserError, match="holds a corpus of other settings"):
         corpus.run(plans[1])
     assert shard.read_bytes() == b"rows"
+
+
+def test_without_steps_the_sampler_to_start_from_is_taken_as_it_is(tmp_path):
+    as_it_is = [
+        "train.steps=0",
+        "train.warm_start=tiny",
+        "sampler.features=2",
+        "sampler.neighbors=1",
+    ]
+    made = train.plan(load_config(None, as_it_is), tmp_path)
+    train.take(made)
+    assert made.intact()
+    taken = JointSampler.from_pretrained(made.folder).state_dict()
+    for name, value in JointSampler.from_pretrained("tiny").state_dict().items():
+        assert torch.equal(taken[name], value)

@@ -128,7 +128,7 @@ def training_stage(
         plan.corpus.settings.max_new_tokens * length * teacher.hidden_size * 2 * kept_layers
     )
     rows = settings.rows or plan.corpus.settings.rows
-    kept = min(rows, settings.cache_gib * 2**30 * max(1, workers) / rows_bytes)
+    kept = min(rows, settings.cache_gib * 2**30 * max(1, workers) / rows_bytes) if states else 0.0
     online = 1 - kept / rows
     asked = states * (online * (depth + 1) + (1 - online) * settings.fresh * depth)
     asked += kept * plan.corpus.settings.max_new_tokens

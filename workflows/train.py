@@ -117,6 +117,10 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             "train.ema averages whole weights, and train.zero_stage=3 keeps a part of each on every "
             "worker: take zero_stage 2 or less (a sampler is small), or ema=0."
         )
+    if not config.train.steps and config.train.warm_start is None:
+        raise UserError(
+            "train.steps=0 trains nothing: name the sampler to take as it is in train.warm_start."
+        )
     check_offline(corpus_plan, config)
     if config.train.rows > corpus_plan.settings.rows:
         raise UserError(
@@ -718,9 +722,21 @@ def fit(plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int) -> dic
     return result.metrics
 
 
+def take(plan: TrainPlan) -> None:
+    """Put the sampler of ``train.warm_start`` in its place as it is."""
+    teacher = teachers.load(plan.corpus.teacher, "cpu")
+    sampler = new_sampler(plan.sampler, plan.settings, plan.seed, teacher)
+    if plan.folder.exists():
+        shutil.rmtree(plan.folder)
+    sampler.save_pretrained(plan.folder)
+
+
 def run(plan: TrainPlan, reporter: TrainReporter | None) -> dict[str, Any]:
-    """:func:`fit`, and what the manifest keeps of it."""
+    """:func:`fit`, or :func:`take` without steps, and what the manifest keeps of it."""
     verify_corpus(plan.corpus.folder)  # a damaged file is named here, not in a worker's traceback
+    if not plan.settings.steps:
+        take(plan)
+        return {"warm_start": plan.settings.warm_start}
     begin = time.monotonic()
     metrics = fit(plan, [] if reporter is None else [reporter], plan.settings.workers)
     kept = {k: v for k, v in metrics.items() if k.startswith(("best", "loss", "step"))}
