@@ -31,7 +31,7 @@ def test_overrides_win_over_the_file_and_keep_their_types(tmp_path):
     [
         (["train.stpes=3"], r"'train\.stpes' \(did you mean 'train\.steps'\?\)"),
         (["trian.steps=3"], "did you mean 'train"),
-        (["train.steps=0"], r"train\.steps .*greater than or equal to 1 \(got 0\)"),
+        (["train.steps=-1"], r"train\.steps .*greater than or equal to 0 \(got -1\)"),
         (["train.steps=many"], r"train\.steps .*integer"),
         (["train.zero_stage=7"], r"train\.zero_stage"),
         (["train.steps"], "has no '='"),

@@ -38,13 +38,14 @@ def test_a_cache_that_would_fill_the_node_is_refused(states):
         train.check_memory(states, range(2), settings, workers_here=100_000_000)
 
 
-def test_starts_are_weighed_only_where_all_rows_are_kept(states):
-    states.fill([0, 1])
+def test_starts_are_weighed_only_where_all_rows_can_be_kept(states, monkeypatch):
     settings = TrainConfig(cache_gib=1.0, certain=0.5)
     train.check_kept(states, range(2), settings)
-    train.check_kept(states, range(3), TrainConfig(cache_gib=1.0))
-    with pytest.raises(UserError, match="keeps 2 of a worker's 3: raise it"):
-        train.check_kept(states, range(3), settings)
+    monkeypatch.setattr(states, "budget", states.row_bytes(0) + states.row_bytes(1) - 1)
+    train.check_kept(states, range(1), settings)
+    train.check_kept(states, range(2), TrainConfig(cache_gib=1.0))
+    with pytest.raises(UserError, match="of a worker's 2, and train.cache_gib is 1: raise it"):
+        train.check_kept(states, range(2), settings)
 
 
 def test_a_worker_ended_for_memory_is_told_in_one_sentence():
