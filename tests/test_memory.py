@@ -44,7 +44,7 @@ def test_starts_are_weighed_only_where_all_rows_can_be_kept(states, monkeypatch)
     monkeypatch.setattr(states, "budget", states.row_bytes(0) + states.row_bytes(1) - 1)
     train.check_kept(states, range(1), settings)
     train.check_kept(states, range(2), TrainConfig(cache_gib=1.0))
-    with pytest.raises(UserError, match="of a worker's 2, and train.cache_gib is 1: raise it"):
+    with pytest.raises(UserError, match=r"of a worker's 2, and train.cache_gib is 1: raise it"):
         train.check_kept(states, range(2), settings)
 
 
