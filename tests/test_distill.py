@@ -89,18 +89,20 @@ def test_depth_weights_are_the_papers():
     assert torch.allclose(weights, expected)
 
 
-def test_a_window_holds_the_next_reveals_and_random_others_and_its_weights_sum_to_one(tiny, rows):
+def test_the_loss_looks_at_the_next_reveals_and_random_others_with_weights_that_sum_to_one(
+    tiny, rows
+):
     paths = Paths.of(rows, tiny)
     t = torch.tensor([0, 3, 6, 9, 10, 11])
-    window = loss_positions(paths, t, near=2, far=3, near_share=0.6, seed=0, keys=rows.row_ids)
-    ahead = paths.rank.gather(1, window.positions) - t[:, None]
+    where = loss_positions(paths, t, near=2, far=3, near_share=0.6, seed=0, keys=rows.row_ids)
+    ahead = paths.rank.gather(1, where.positions) - t[:, None]
     assert (ahead[:, 0] == 0).all()  # the next reveal leads
-    assert torch.allclose(window.weight.sum(1), torch.ones(6))
-    assert (window.weight[ahead < 0] == 0).all()
-    assert window.weight[0].tolist() == pytest.approx([0.3, 0.3, 0.4 / 3, 0.4 / 3, 0.4 / 3])
-    assert window.weight[5].tolist() == pytest.approx([1, 0, 0, 0, 0])  # one masked position left
+    assert torch.allclose(where.weight.sum(1), torch.ones(6))
+    assert (where.weight[ahead < 0] == 0).all()
+    assert where.weight[0].tolist() == pytest.approx([0.3, 0.3, 0.4 / 3, 0.4 / 3, 0.4 / 3])
+    assert where.weight[5].tolist() == pytest.approx([1, 0, 0, 0, 0])  # one masked position left
     again = loss_positions(paths, t, near=2, far=3, near_share=0.6, seed=1, keys=rows.row_ids)
-    assert not torch.equal(again.positions, window.positions)
+    assert not torch.equal(again.positions, where.positions)
 
 
 def test_draws_of_a_step_are_pure_and_cover_rows_and_starts():

@@ -1,9 +1,9 @@
 """Readout: from the states that a pass left to scores of positions and logits at one.
 
 Both readouts answer with one signature. ``Head`` runs the teacher's LM head
-wherever it is asked. ``LowRank`` has run it as a block opened and kept the candidates' logits, and adds
-what a sampler of low rank has moved since: rank x V operations a position where
-the head takes H x V. Which positions are asked about is the decoding loop's
+wherever it is asked. ``LowRank`` has run it as a block opened, kept the candidates'
+logits, and adds what a sampler of low rank has moved since: rank x V operations a
+position where the head takes H x V. Which positions are asked about is the decoding loop's
 business.
 """
 

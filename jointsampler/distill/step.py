@@ -113,9 +113,9 @@ def distill_step(
     ``depths``: how deep to unroll, k_max - 1 if not said; ``step``: which step of a
     training, the seed of fresh tokens. ``sampler`` may be the module itself or an
     engine around it, ``states`` those of the teacher as the sampler reads it.
-    Metrics are detached scalars: the weighted forward KL at each depth, "kl_d1" and so on, in nats per position,
-    their mean over depths "loss", whatever the objective; "objective" itself;
-    "estimate_loss". The estimator learns from the same KLs at the position
+    Metrics are detached scalars: the weighted forward KL at each depth, "kl_d1" and
+    so on, in nats per position, their mean over depths "loss", whatever the
+    objective; "objective" itself; "estimate_loss". The estimator learns from the same KLs at the position
     revealed next, and moves nothing else.
     """
     plain = getattr(sampler, "module", sampler)
