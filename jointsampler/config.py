@@ -118,7 +118,12 @@ class TrainConfig(Section):
     """workflows/train.py: distillation of the sampler."""
 
     steps: int = Field(400, ge=0, description="0 takes train.warm_start as it is")
-    rows: int = Field(0, ge=0, description="of the corpus, from its first on; 0: all training rows")
+    rows: int = Field(0, ge=0, description="of the corpus, from first_row on; 0: all training rows")
+    first_row: int = Field(
+        0,
+        ge=0,
+        description="rows before it are left out: a later round takes rows that no round saw",
+    )
     seed: int = Field(
         0, description="of weights and draws, beside run.seed, which the corpus shares"
     )

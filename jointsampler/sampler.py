@@ -166,7 +166,8 @@ class Layer(nn.Module):
     """Pre-norm attention over all positions, then a gated MLP; [B, S, W] -> [B, S, W].
 
     With a window, x is what stands at its positions, [B, c, W], and the keys and
-    values of all others are the window's.
+    values of all others are the window's. With ``columns`` [B, C] all are read and
+    only these come back, [B, C, W].
     """
 
     def __init__(self, config: JointSamplerConfig):
@@ -194,9 +195,13 @@ class Layer(nn.Module):
         sin: Tensor,
         key_mask: Tensor | None,
         window: Window | None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
-        batch, length, _ = x.shape
         q, k, v = self.attention_inputs(x, cos, sin)
+        if columns is not None:
+            x = at_columns(x, columns)
+            q = q.gather(2, columns[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
+        batch, length, _ = x.shape
         if window is not None:
             where = window.columns[:, None, :, None].expand_as(k)
             k = window.keys.scatter(2, where, k.to(window.keys.dtype))
@@ -250,6 +255,7 @@ class JointSampler(PreTrainedModel):
         states: Tensor,
         attention_mask: Tensor | None = None,
         window: Window | None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
         """One sampler pass.
 
@@ -261,7 +267,9 @@ class JointSampler(PreTrainedModel):
         them in each of its directions since the block opened.
 
         With a ``window``, one per block, states change at its positions alone; the
-        block's first pass fills it.
+        block's first pass fills it. With ``columns`` [B, C] int64, and no window, only
+        the states there come back, [B, C, (1 + F) H]: enough of a pass that no other
+        follows, and half the work.
         """
         config = self.config
         if states.shape[-1] == self.read_size:
@@ -275,9 +283,12 @@ class JointSampler(PreTrainedModel):
         cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
         if window is None:
             x = self.read(embedding, states, attention_mask)
-            for layer in self.layers:
-                x = layer(x, cos[:, None], sin[:, None], key_mask)  # one angle for all heads
-            return self.moved(states, x)
+            cos, sin = cos[:, None], sin[:, None]  # one angle for all heads
+            *below, top = self.layers
+            for layer in below:
+                x = layer(x, cos, sin, key_mask)
+            x = top(x, cos, sin, key_mask, columns=columns)
+            return self.moved(states if columns is None else at_columns(states, columns), x)
         (layer,) = self.layers
         if window.keys is None:
             x = self.read(embedding, states, attention_mask)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from jointsampler.estimator import KLEstimator
+from jointsampler.sampler import at_columns
 from jointsampler.teachers.protocol import LayerShape
 
 
@@ -86,9 +87,15 @@ class OracleSampler:
         """Any block will do."""
 
     def __call__(
-        self, embedding: Tensor, hidden: Tensor, mask: Tensor | None = None, window: None = None
+        self,
+        embedding: Tensor,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        window: None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
-        return self.teacher.hidden(embedding.argmax(-1))
+        states = self.teacher.hidden(embedding.argmax(-1))
+        return states if columns is None else at_columns(states, columns)
 
 
 def shuffle_teacher(n: int) -> TableTeacher:

@@ -9,7 +9,7 @@ from jointsampler import JointSampler, UserError
 from jointsampler.config import load_config
 from workflows import corpus, train
 from workflows.cluster import Pool
-from workflows.train import check_elastic, fitting_pool
+from workflows.train import check_elastic, fitting_pool, training_rows
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (6, 4), (12, 8), (64, 32)])
@@ -34,6 +34,21 @@ def test_every_number_of_workers_that_may_come_about_divides_the_batch_or_is_ref
             check_elastic(load_config(None, [*elastic, "train.batch_size=24", wrong]).train)
     with pytest.raises(UserError, match=r"needs train\.workers"):
         check_elastic(load_config(None, ["train.min_workers=1"]).train)
+
+
+def test_a_round_trains_on_the_rows_it_names_and_on_none_that_the_corpus_lacks():
+    def rows(*overrides):
+        return training_rows(load_config(None, [f"train.{o}" for o in overrides]).train, 100)
+
+    assert rows() == range(100)
+    assert rows("rows=40") == range(40)
+    assert rows("first_row=30") == range(30, 100)
+    assert rows("first_row=30", "rows=40") == range(30, 70)
+    for wrong in (["rows=101"], ["first_row=100"], ["first_row=61", "rows=40"]):
+        with pytest.raises(
+            UserError, match=r"exceeds the corpus's training rows, corpus\.rows=100"
+        ):
+            rows(*wrong)
 
 
 def test_a_corpus_of_other_settings_is_kept_and_named(tmp_path):

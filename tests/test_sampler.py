@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jointsampler import JointSampler, UserError, block_kl, generate
-from jointsampler.sampler import beside
+from jointsampler.sampler import at_columns, beside
 
 from .analytic import skewed_teacher
 
@@ -96,3 +96,20 @@ def test_neighbors_reach_a_position_and_padding_does_not(tiny):
         torch.tensor([[False] * 3 + [True] * 9]),
     )[:, 3:]
     assert torch.allclose(alone, padded, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_last_pass_at_some_columns_is_the_whole_pass_there(tiny, layers):
+    sampler = JointSampler.for_teacher(tiny, width=64, layers=layers, features=2, neighbors=1)
+    torch.manual_seed(0)
+    for parameter in sampler.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    embedding = torch.randn(2, 9, tiny.hidden_size)
+    states = torch.randn(2, 9, 3 * tiny.hidden_size)
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[1, :4] = False
+    columns = torch.tensor([[8, 0, 3], [5, 4, 8]])
+    whole = at_columns(sampler(embedding, states, mask), columns)
+    assert torch.allclose(
+        sampler(embedding, states, mask, columns=columns), whole, rtol=1e-5, atol=1e-6
+    )

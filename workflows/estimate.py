@@ -122,12 +122,14 @@ def training_stage(
     sampler = sampler_weights(plan, teacher)
     positions = settings.near + settings.far
     head = teacher.vocab_size * teacher.hidden_size
-    flops = states * depth * (6.0 * sampler * length + 8.0 * head * positions)
+    # The last pass of a step is made where it is scored: about half of the work.
+    passes = depth if plan.sampler.window or settings.hidden_weight else depth - 0.5
+    flops = states * (passes * 6.0 * sampler * length + depth * 8.0 * head * positions)
     kept_layers = 1 + plan.sampler.features
     rows_bytes = (
         plan.corpus.settings.max_new_tokens * length * teacher.hidden_size * 2 * kept_layers
     )
-    rows = settings.rows or plan.corpus.settings.rows
+    rows = len(train.training_rows(settings, plan.corpus.settings.rows))
     kept = min(rows, settings.cache_gib * 2**30 * max(1, workers) / rows_bytes) if states else 0.0
     online = 1 - kept / rows
     asked = states * (online * (depth + 1) + (1 - online) * settings.fresh * depth)

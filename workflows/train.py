@@ -122,11 +122,7 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             "train.steps=0 trains nothing: name the sampler to take as it is in train.warm_start."
         )
     check_offline(corpus_plan, config)
-    if config.train.rows > corpus_plan.settings.rows:
-        raise UserError(
-            f"train.rows={config.train.rows} exceeds the corpus's training rows, "
-            f"corpus.rows={corpus_plan.settings.rows}."
-        )
+    training_rows(config.train, corpus_plan.settings.rows)
     check_elastic(config.train)
     if config.train.certain < 1 and (corpus_plan.offline or not config.train.cache_gib):
         raise UserError(
@@ -161,6 +157,17 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             "longer than the response."
         )
     return TrainPlan(corpus_plan.out, folder, corpus_plan, config.sampler, config.train, seed)
+
+
+def training_rows(settings: TrainConfig, rows: int) -> range:
+    """Which of the corpus's ``rows`` training rows are trained on; UserError where it has no such rows."""
+    last = settings.first_row + settings.rows if settings.rows else rows
+    if settings.first_row >= last or last > rows:
+        asked = f"train.rows={settings.rows}"
+        if settings.first_row:
+            asked += f" from train.first_row={settings.first_row} on"
+        raise UserError(f"{asked} exceeds the corpus's training rows, corpus.rows={rows}.")
+    return range(settings.first_row, last)
 
 
 def check_elastic(settings: TrainConfig) -> None:
@@ -430,7 +437,8 @@ def train_loop(plan: TrainPlan) -> None:
     teacher = teachers.load(plan.corpus.teacher, str(device))
     trajectories, held_out = split_corpus(plan.corpus.folder)
     trajectories.check_teacher(teacher)
-    n = settings.rows or len(trajectories)
+    trajectories = trajectories.select(training_rows(settings, len(trajectories)))
+    n = len(trajectories)
     if n < world:
         raise UserError(
             f"{n} training rows cannot be shared by {world} workers: set train.workers."

@@ -133,14 +133,23 @@ def distill_step(
     loss, off, drift, metrics = zero, zero, zero, {}
     for d, target in enumerate(targets.depths, start=1):
         where, at = target.where, targets.at[d]
-        before = hidden
-        hidden = sampler(teacher.embed(paths.state(at)), before, paths.attention_mask, candidates)
+        before, scores_at = hidden, paths.start + where.positions
+        # Nothing follows the last pass, so it is made only where it is scored.
+        last_pass = d == depths and not (narrow or settings.hidden_weight)
+        hidden = sampler(
+            teacher.embed(paths.state(at)),
+            before,
+            paths.attention_mask,
+            candidates,
+            scores_at if last_pass else None,
+        )
+        here = (hidden if last_pass else at_columns(hidden, scores_at))[..., :size]
         value, nats = scored(
             teacher,
             objective,
             target.truth,
-            at_columns(hidden[..., :size], paths.start + where.positions).flatten(0, 1),
-            paths.ids.gather(1, paths.start + where.positions).flatten(),
+            here.flatten(0, 1),
+            paths.ids.gather(1, scores_at).flatten(),
         )
         alive = (t + d <= last).float()  # a path that ended scores nothing
         alive = alive / alive.sum().clamp_min(1)
@@ -157,8 +166,8 @@ def distill_step(
         guess = estimator.log_nats(
             foresight(teacher, paths, at, before.detach(), opening, where.positions[:, 0], d)
         )
-        here = nats.view_as(where.weight)[:, 0]
-        off = off + (estimate_loss(guess, here) * alive).sum() / depths
+        next_nats = nats.view_as(where.weight)[:, 0]
+        off = off + (estimate_loss(guess, next_nats) * alive).sum() / depths
     mean_nats = (torch.stack(list(metrics.values())) * weights).sum()
     metrics |= {"loss": mean_nats, "objective": loss.detach(), "estimate_loss": off.detach()}
     if settings.hidden_weight:
