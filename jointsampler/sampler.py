@@ -267,9 +267,9 @@ class JointSampler(PreTrainedModel):
         them in each of its directions since the block opened.
 
         With a ``window``, one per block, states change at its positions alone; the
-        block's first pass fills it. With ``columns`` [B, C] int64, and no window, only
-        the states there come back, [B, C, (1 + F) H]: enough of a pass that no other
-        follows, and half the work.
+        block's first pass fills it. With ``columns`` [B, C] int64 only the states there
+        come back, [B, C, (1 + F) H]: enough of a pass that no other follows, and about
+        half the work without a window.
         """
         config = self.config
         if states.shape[-1] == self.read_size:
@@ -293,14 +293,15 @@ class JointSampler(PreTrainedModel):
         if window.keys is None:
             x = self.read(embedding, states, attention_mask)
             _, window.keys, window.values = layer.attention_inputs(x, cos[:, None], sin[:, None])
-        columns = window.columns
+        inside = window.columns
         cos, sin = (
-            at_columns(angle.expand(len(columns), -1, -1), columns)[:, None] for angle in (cos, sin)
+            at_columns(angle.expand(len(inside), -1, -1), inside)[:, None] for angle in (cos, sin)
         )
-        x = self.read(embedding, states, attention_mask, columns)
+        x = self.read(embedding, states, attention_mask, inside)
         x = layer(x, cos, sin, key_mask, window)
-        moved = self.moved(at_columns(states, columns), x)
-        return states.to(moved.dtype).scatter(1, columns[..., None].expand_as(moved), moved)
+        moved = self.moved(at_columns(states, inside), x)
+        states = states.to(moved.dtype).scatter(1, inside[..., None].expand_as(moved), moved)
+        return states if columns is None else at_columns(states, columns)
 
     def read(
         self,

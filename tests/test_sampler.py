@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from jointsampler import JointSampler, UserError, block_kl, generate
 from jointsampler.sampler import at_columns, beside
+from jointsampler.window import Window
 
 from .analytic import skewed_teacher
 
@@ -98,9 +99,10 @@ def test_neighbors_reach_a_position_and_padding_does_not(tiny):
     assert torch.allclose(alone, padded, atol=1e-5)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_last_pass_at_some_columns_is_the_whole_pass_there(tiny, layers):
-    sampler = JointSampler.for_teacher(tiny, width=64, layers=layers, features=2, neighbors=1)
+@pytest.mark.parametrize(("layers", "window"), [(1, 0), (2, 0), (1, 8)])
+def test_a_last_pass_at_some_columns_is_the_whole_pass_there(tiny, layers, window):
+    shape = {"layers": layers, "window": window, "features": 2, "neighbors": 1}
+    sampler = JointSampler.for_teacher(tiny, width=64, **shape)
     torch.manual_seed(0)
     for parameter in sampler.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -109,7 +111,10 @@ def test_a_last_pass_at_some_columns_is_the_whole_pass_there(tiny, layers):
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[1, :4] = False
     columns = torch.tensor([[8, 0, 3], [5, 4, 8]])
-    whole = at_columns(sampler(embedding, states, mask), columns)
-    assert torch.allclose(
-        sampler(embedding, states, mask, columns=columns), whole, rtol=1e-5, atol=1e-6
-    )
+    inside = torch.arange(1, 9).expand(2, -1)
+
+    def once(*where):
+        return sampler(embedding, states, mask, Window(inside) if window else None, *where)
+
+    whole = at_columns(once(), columns)
+    assert torch.allclose(once(columns), whole, rtol=1e-5, atol=1e-6)

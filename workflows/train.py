@@ -163,9 +163,8 @@ def training_rows(settings: TrainConfig, rows: int) -> range:
     """Which of the corpus's ``rows`` training rows are trained on; UserError where it has no such rows."""
     last = settings.first_row + settings.rows if settings.rows else rows
     if settings.first_row >= last or last > rows:
-        asked = f"train.rows={settings.rows}"
-        if settings.first_row:
-            asked += f" from train.first_row={settings.first_row} on"
+        named = {"train.first_row": settings.first_row, "train.rows": settings.rows}
+        asked = " with ".join(f"{key}={value}" for key, value in named.items() if value)
         raise UserError(f"{asked} exceeds the corpus's training rows, corpus.rows={rows}.")
     return range(settings.first_row, last)
 

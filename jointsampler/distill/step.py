@@ -133,23 +133,23 @@ def distill_step(
     loss, off, drift, metrics = zero, zero, zero, {}
     for d, target in enumerate(targets.depths, start=1):
         where, at = target.where, targets.at[d]
-        before, scores_at = hidden, paths.start + where.positions
+        before, columns = hidden, paths.start + where.positions
         # Nothing follows the last pass, so it is made only where it is scored.
-        last_pass = d == depths and not (narrow or settings.hidden_weight)
+        only_here = d == depths and not settings.hidden_weight
         hidden = sampler(
             teacher.embed(paths.state(at)),
             before,
             paths.attention_mask,
             candidates,
-            scores_at if last_pass else None,
+            columns if only_here else None,
         )
-        here = (hidden if last_pass else at_columns(hidden, scores_at))[..., :size]
+        here = (hidden if only_here else at_columns(hidden, columns))[..., :size]
         value, nats = scored(
             teacher,
             objective,
             target.truth,
             here.flatten(0, 1),
-            paths.ids.gather(1, scores_at).flatten(),
+            paths.ids.gather(1, columns).flatten(),
         )
         alive = (t + d <= last).float()  # a path that ended scores nothing
         alive = alive / alive.sum().clamp_min(1)
