@@ -1,11 +1,11 @@
 """Fast and faithful sampling from masked-diffusion language models."""
 
+from .corpus.trajectories import Trajectories
 from .decoding import generate
 from .errors import UserError
-from .measure.block_kl import block_kl
-from .sampler import JointSampler
+from .evaluation.block_kl import block_kl
+from .sampler.model import JointSampler
 from .teachers import Teacher, load_teacher
-from .trajectories import Trajectories
 
 __version__ = "0.1.0"
 __all__ = [

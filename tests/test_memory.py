@@ -9,9 +9,9 @@ import ray
 from ray.train import ControllerError
 
 from jointsampler import UserError, generate
-from jointsampler.config import TrainConfig
+from jointsampler.config.schema import TrainConfig
+from jointsampler.corpus.trajectories import Trajectories
 from jointsampler.distill import TeacherStates
-from jointsampler.trajectories import Trajectories
 from workflows import cluster, train
 
 

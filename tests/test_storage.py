@@ -10,8 +10,8 @@ from pyarrow import fs
 
 from jointsampler import Trajectories, UserError, storage
 from jointsampler.cli import main
-from jointsampler.config import load_config
-from jointsampler.trajectories import read_parquet, write_parquet
+from jointsampler.config.schema import load_config
+from jointsampler.corpus.trajectories import read_parquet, write_parquet
 from workflows import corpus
 
 

@@ -26,8 +26,8 @@ import ray
 import torch
 
 from jointsampler import JointSampler, Teacher, Trajectories, generate, storage
-from jointsampler.config import Config, CorpusConfig, TeacherConfig
-from jointsampler.corpus_manifest import (
+from jointsampler.config.schema import Config, CorpusConfig, TeacherConfig
+from jointsampler.corpus.manifest import (
     NAME,
     CorpusManifest,
     Shard,
@@ -38,16 +38,16 @@ from jointsampler.corpus_manifest import (
     verify_corpus,
     write_manifest,
 )
+from jointsampler.corpus.trajectories import decode, encode
 from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.distill import OfflineSettings, Recorder, encode_targets
 from jointsampler.errors import UserError
 from jointsampler.memory import largest_fitting
-from jointsampler.sampler import sampler_folder, spaced_layers
+from jointsampler.sampler.model import sampler_folder, spaced_layers
 from jointsampler.storage import Location
 from jointsampler.tasks import TASKS, examples
-from jointsampler.trajectories import decode, encode
 from workflows import cluster, entry, teachers
 from workflows.stage import Progress, digest, run_once
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jointsampler.config import Config, load_config
+from jointsampler.config.schema import Config, load_config
 from jointsampler.errors import UserError
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jointsampler import Teacher
-from jointsampler.config import Config, EstimateConfig
+from jointsampler.config.schema import Config, EstimateConfig
 from jointsampler.distill import DistillSettings
 from workflows import corpus, entry, evaluate, report, sweep, teachers, train
 

@@ -28,15 +28,15 @@ import ray
 import torch
 
 from jointsampler import JointSampler, block_kl, generate
-from jointsampler.config import Config, EvaluateConfig
-from jointsampler.corpus_manifest import split_corpus, verify_corpus
+from jointsampler.config.schema import Config, EvaluateConfig
+from jointsampler.corpus.manifest import split_corpus, verify_corpus
 from jointsampler.decoding.generate import check_k, prompt_text
 from jointsampler.decoding.methods import get_method
-from jointsampler.judges import Judge, Scores, prepare_judge
-from jointsampler.measure.block_kl import summarize
-from jointsampler.measure.cost import PassCost, pass_cost
-from jointsampler.measure.mauve import mauve
-from jointsampler.measure.nll import generative_nll
+from jointsampler.evaluation.block_kl import summarize
+from jointsampler.evaluation.cost import PassCost, pass_cost
+from jointsampler.evaluation.judges import Judge, Scores, prepare_judge
+from jointsampler.evaluation.mauve import mauve
+from jointsampler.evaluation.nll import generative_nll
 from jointsampler.report.results import (
     Ceiling,
     Dependency,

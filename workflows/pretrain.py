@@ -26,7 +26,7 @@ from transformers.modeling_utils import PreTrainedModel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jointsampler import generate, load_teacher
-from jointsampler.config import PretrainConfig
+from jointsampler.config.schema import PretrainConfig
 from jointsampler.pretraining.batches import Batch, SequenceSource
 from jointsampler.pretraining.objective import masked_loss
 from jointsampler.pretraining.text import HELD_OUT, corpus_fingerprint, read_source, split_files

@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jointsampler.config import Config
+from jointsampler.config.schema import Config
 from jointsampler.report.page import write_report
 from jointsampler.report.results import read_results
 from workflows import entry, evaluate, sweep

@@ -28,10 +28,10 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from jointsampler import storage
-from jointsampler.config import Config, Range, SweepConfig, changed
-from jointsampler.corpus_manifest import verify_corpus
+from jointsampler.config.schema import Config, Range, SweepConfig, changed
+from jointsampler.corpus.manifest import verify_corpus
 from jointsampler.errors import UserError
-from jointsampler.measure.worth import nats_at_speed, speed_at_nats
+from jointsampler.evaluation.worth import nats_at_speed, speed_at_nats
 from jointsampler.report.results import SweepTable, Trial
 from workflows import cluster, corpus, entry, train
 from workflows.stage import digest, require, run_once, write_json

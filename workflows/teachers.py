@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jointsampler import Teacher, load_teacher
-from jointsampler.config import TeacherConfig
+from jointsampler.config.schema import TeacherConfig
 
 
 def load(config: TeacherConfig, device: str | None = None) -> Teacher:

@@ -24,7 +24,7 @@ from mlflow.entities import Metric, Param, RunStatus
 from mlflow.tracking import MlflowClient
 from ray.train import UserCallback
 
-from jointsampler.config import Config
+from jointsampler.config.schema import Config
 from jointsampler.errors import UserError
 
 REGISTERED_MODEL = "jointsampler"

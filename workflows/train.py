@@ -43,8 +43,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jointsampler import JointSampler, Teacher, Trajectories, block_kl, storage
-from jointsampler.config import Config, SamplerConfig, TrainConfig
-from jointsampler.corpus_manifest import read_manifest, split_corpus, verify_corpus
+from jointsampler.config.schema import Config, SamplerConfig, TrainConfig
+from jointsampler.corpus.manifest import read_manifest, split_corpus, verify_corpus
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.distill import (
     DistillSettings,
@@ -56,9 +56,9 @@ from jointsampler.distill import (
     start_weights,
 )
 from jointsampler.errors import UserError
-from jointsampler.measure.block_kl import summarize
-from jointsampler.measure.cost import pass_cost
-from jointsampler.sampler import sampler_folder
+from jointsampler.evaluation.block_kl import summarize
+from jointsampler.evaluation.cost import pass_cost
+from jointsampler.sampler.model import sampler_folder
 from jointsampler.storage import sha256
 from workflows import cluster, corpus, entry, teachers
 from workflows.stage import digest, require, run_once

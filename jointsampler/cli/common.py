@@ -8,7 +8,7 @@ import torch
 
 from ..decoding.methods import get_method
 from ..errors import UserError
-from ..sampler import EMBEDDED, JointSampler
+from ..sampler.model import EMBEDDED, JointSampler
 from ..teachers import Teacher, load_teacher
 
 

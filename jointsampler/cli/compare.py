@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ..decoding.methods import METHODS
 from ..errors import UserError, unknown_name
-from ..judges import Judge, prepare_judge
-from ..measure.compare import Comparison, Protocol, Row, at_equal_cost, compare, default_grid
+from ..evaluation.compare import Comparison, Protocol, Row, at_equal_cost, compare, default_grid
+from ..evaluation.judges import Judge, prepare_judge
 from ..report.plots import frontier_svg
 from .common import add_models, load_models
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..corpus_manifest import verify_corpus
+from ..corpus.manifest import verify_corpus
 from ..storage import shown
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .. import rng
-from ..estimator import Foresight
-from ..sampler import JointSampler
+from ..sampler.estimator import Foresight
+from ..sampler.model import JointSampler
 from ..teachers.protocol import Teacher
 from ..window import Window
 from .cache import CacheKind, cached, visible

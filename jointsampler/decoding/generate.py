@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..sampler import JointSampler
+from ..sampler.model import JointSampler
 from ..teachers.protocol import Teacher
 from .block import decode
 from .cache import CacheKind, check_cache

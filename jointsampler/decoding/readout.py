@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..sampler import JointSampler, at_columns
+from ..sampler.model import JointSampler, at_columns
 from ..teachers.protocol import Teacher
 from ..window import Window
 from .canvas import Canvas

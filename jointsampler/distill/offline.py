@@ -21,10 +21,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .. import rng
+from ..corpus.trajectories import Paths, Trajectories
 from ..errors import UserError
-from ..sampler import at_columns
+from ..sampler.model import at_columns
 from ..teachers.protocol import Teacher
-from ..trajectories import Paths, Trajectories
 from .objectives import HELD_FLOATS
 from .targets import DepthTargets, LossPositions, Targets, Truth, keys_of, loss_positions, reachable
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..corpus.trajectories import Paths
 from ..decoding.sampling import draw as inverse_cdf
-from ..estimator import Foresight, estimate_loss
-from ..sampler import JointSampler, at_columns
+from ..sampler.estimator import Foresight, estimate_loss
+from ..sampler.model import JointSampler, at_columns
 from ..teachers.protocol import Teacher
-from ..trajectories import Paths
 from ..window import recorded_window
 from .objectives import OBJECTIVES, scored
 from .offline import OfflineStates

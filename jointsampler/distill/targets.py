@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..corpus.trajectories import Paths, Trajectories
 from ..decoding.sampling import Sampling, draw, probabilities
-from ..sampler import at_columns
+from ..sampler.model import at_columns
 from ..teachers.protocol import Teacher
-from ..trajectories import Paths, Trajectories
 
 STREAM = 11  # of rng.uniform: which far positions enter the loss
 STREAM_FRESH, STREAM_TOKEN = 16, 17  # which states are continued afresh, and with what

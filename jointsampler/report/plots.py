@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..decoding.methods import METHODS
-from ..measure.compare import Row, frontier, points
-from ..measure.worth import speed
+from ..evaluation.compare import Row, frontier, points
+from ..evaluation.worth import speed
 from .results import MethodResult, Results, SweepTable
 
 COLOURS = {"marginal": "#c2410c", "joint": "#0f766e", "sequential": "#475569"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jointsampler.corpus_manifest import read_manifest, verify_corpus
+from jointsampler.corpus.manifest import read_manifest, verify_corpus
 from tests.ray.jobs import finish, start
 from tests.ray.nodes import Head, end, wait_until
 

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from jointsampler import JointSampler, load_teacher
+from jointsampler.corpus.trajectories import read_parquet
 from jointsampler.report.results import read_results
-from jointsampler.trajectories import read_parquet
-from tests import checkpoints
 from tests.ray.jobs import submit
+from tests.support import checkpoints
 
 WRITERS = {
     "dream": checkpoints.write_dream,

@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jointsampler import JointSampler
-from jointsampler.config import load_config
+from jointsampler.config.schema import load_config
 from tests.ray.jobs import finish, start
 from tests.ray.nodes import PATIENCE, Head, end, free_port, wait_until
 from workflows.tracking import TrainReporter, child_run, open_run

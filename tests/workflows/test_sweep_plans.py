@@ -1,0 +1,171 @@
+"""What a sweep and a forecast say before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from jointsampler import UserError
+from jointsampler.config.schema import load_config
+from jointsampler.report.plots import sweep_figures
+from jointsampler.report.results import SweepTable, Trial
+from workflows import corpus, estimate, pipeline, report, sweep
+
+SPACE = "sweep.space={sampler.width: [32, 64], train.k_max: [2, 4]}"
+
+
+def plan(tmp_path, *overrides):
+    return sweep.plan(load_config(None, [SPACE, "evaluate.judge=none", *overrides]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("{}", "sweep.space is empty"),
+        ("{sampler.widht: [32]}", "did you mean 'sampler.width'"),
+        ("{sampler.width: [33]}", "multiple of the head size"),
+        ("{corpus.rows: [8]}", "only keys of sampler and train are swept"),
+        ("{train.k_max: [64]}", r"train.k_max=64 exceeds corpus.max_new_tokens"),
+        ("{train.lr: {low: 0.1, high: 0.2}}", "is a range, and a grid needs values"),
+        ("{sampler.width: []}", "holds no values"),
+        ("{train.lr: [-1]}", "train.lr"),
+        ("{train.steps: [10, 20]}", "sweep.steps is the length of a trial"),
+        ("{train.workers: [1, 2]}", "sweep.workers is the workers of a trial"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_before_any_trial(tmp_path, space, message):
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, f"sweep.space={space}")
+
+
+def test_trials_have_folders_of_their_own_and_the_best_is_trained_to_the_end(tmp_path):
+    made = plan(tmp_path, "sweep.steps=7", "train.steps=99")
+    a, b = made.trial({"sampler.width": 32}), made.trial({"sampler.width": 64})
+    assert a.folder != b.folder and a.settings.steps == 7 and a.corpus == b.corpus
+    best = sweep.chosen(load_config(None, ["train.steps=99"]), {"best": {"sampler.width": 64}})
+    assert (best.sampler.width, best.train.steps) == (64, 99)
+
+
+def test_variants_are_tried_at_every_point_of_the_space(tmp_path):
+    made = plan(
+        tmp_path,
+        "sweep.space={train.seed: [0, 1]}",
+        "sweep.variants={base: {}, narrow: {sampler.width: 32, train.objective: hard_labels}}",
+    )
+    assert sweep.count(made.settings) == 4
+    assert sweep.space(made.settings)["variant"] == {"grid_search": ["base", "narrow"]}
+    narrow = made.trial({"variant": "narrow", "train.seed": 1})
+    assert (narrow.sampler.width, narrow.settings.objective) == (32, "hard_labels")
+    assert narrow.seed == made.trial({"variant": "base", "train.seed": 0}).seed + 1
+    # What is trained to the end is what the best variant stands for.
+    best = sweep.resolved(made.settings, {"variant": "narrow", "train.seed": 1})
+    assert sweep.chosen(load_config(), {"best": best}).sampler.width == 32
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ("{a: {sampler.widht: 32}}", "did you mean 'sampler.width'"),
+        ("{a: {corpus.rows: 8}}", "sweep.variants.a cannot hold 'corpus.rows'"),
+        (
+            "{a: {sampler.width: 32}}",
+            "sweep.variants.a sets sampler.width, which sweep.space varies",
+        ),
+        ("{a: {train.rows: 9999}}", "train.rows=9999 exceeds the corpus's training rows"),
+        ("{a: {}, b: {sampler.layers: 1}}", "Two trials of the sweep are the same training"),
+        ("{a: {sampler.layers: 2, sampler.window: 16}}", "keeps the keys and values of one layer"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused_before_any_trial(tmp_path, variants, message):
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, f"sweep.variants={variants}")
+
+
+def test_values_that_fit_only_together_are_taken_together(tmp_path):
+    both = "sweep.space={sampler.window: [4, 16], train.k_max: [4]}"
+    made = plan(tmp_path, both, "evaluate.ks=[1, 2, 4]", "train.validate_k=[4]")
+    assert sweep.count(made.settings) == 2
+
+
+def test_a_random_search_refuses_a_value_only_if_no_other_goes_with_it(tmp_path):
+    both = "sweep.space={sampler.window: [0, 16], sampler.rank: [0, 32]}"
+    random = ["sweep.search=random", "evaluate.ks=[1, 2]"]
+    assert plan(tmp_path, both, *random)
+    with pytest.raises(UserError, match="give the sampler a window"):
+        plan(tmp_path, both.replace("[0, 16]", "[0]"), *random)
+
+
+def test_after_a_sweep_the_corpus_is_still_the_one_it_was_on(tmp_path):
+    config = load_config(None, [SPACE, "corpus.anchors=2", "train.k_max=4", "evaluate.ks=[1, 2]"])
+    best = sweep.chosen(config, {"best": {"sampler.width": 64, "train.k_max": 2}})
+    made = report.plan(best, tmp_path).evaluate.train
+    assert made.settings.k_max == 2
+    assert made.corpus.key == corpus.plan(config, tmp_path).key
+
+
+def test_an_objective_is_lower_for_what_buys_more(tmp_path):
+    settings = plan(tmp_path).settings
+    good = {"pass_cost_ratio": 0.2, "nats_k2": 0.1, "nats_k4": 0.2, "captured_k4": 0.5}
+    bad = good | {"nats_k2": 0.2, "nats_k4": 0.4}
+    slow = good | {"pass_cost_ratio": 0.4}
+    other = settings.model_copy(update={"objective": "speed_at_nats"})
+    for s in (settings, other):
+        assert sweep.objective(good, s) < sweep.objective(bad, s)
+        assert sweep.objective(good, s) < sweep.objective(slow, s)
+
+
+def trial(width, k_max, objective):
+    return Trial(
+        values={"sampler.width": width, "train.k_max": k_max}, objective=objective,
+        pass_cost_ratio=0.2, nats={2: 0.1, 4: 0.3}, captured={2: 0.6, 4: 0.7}, steps=8,
+        stopped_early=False,
+    )  # fmt: skip
+
+
+def test_the_heat_map_has_a_cell_per_trial_and_survives_an_unreachable_one():
+    trials = [trial(64, 4, 0.125), trial(32, 2, float("inf"))]
+    made = sweep_figures(SweepTable(objective="nats_at_speed", target=2.0, trials=trials))
+    assert set(made) == {"sweep_frontier", "sweep_heat"}
+    assert "0.125" in made["sweep_heat"] and "inf" in made["sweep_heat"]
+
+
+def test_a_plan_is_printed_and_starts_nothing(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "o"
+    arguments = ["pipeline", "--out", str(out), "--plan", "evaluate.judge=none", SPACE]
+    monkeypatch.setattr("sys.argv", [*arguments, "estimate.gpus=4"])
+    pipeline.main()
+    told = capsys.readouterr().out.splitlines()
+    assert "Forecast for 4 GPUs" in told[0] and "nothing has been started" in told[0]
+    assert [line.split()[0] for line in told[2:]] == ["corpus", "sweep", "train", "evaluate", "all"]
+    assert list(out.iterdir()) == []
+
+
+def test_a_forecast_halves_with_twice_the_devices_and_grows_with_the_rows(tmp_path):
+    def corpus_seconds(*overrides):
+        config = load_config(None, ["evaluate.judge=none", "corpus.rows_per_file=1", *overrides])
+        made = report.plan(config, tmp_path)
+        (first, *_) = estimate.stages(made, None, config)
+        return first.seconds(estimate.Devices.of(config.estimate)) - first.overhead_s
+
+    one = corpus_seconds("estimate.gpus=1")
+    assert corpus_seconds("estimate.gpus=2") == pytest.approx(one / 2)
+    assert corpus_seconds("estimate.gpus=1", "corpus.rows=2176") == pytest.approx(2 * one)
+    assert corpus_seconds("estimate.gpus=1", "estimate.gpu_flops=6.0e+14") == pytest.approx(one / 2)
+
+
+def test_a_forecast_counts_the_teacher_passes_that_training_will_make(tmp_path):
+    def flops(*overrides):
+        config = load_config(None, ["evaluate.judge=none", "train.steps=4000", *overrides])
+        return estimate.stages(report.plan(config, tmp_path), None, config)[1].flops
+
+    online, kept = flops(), flops("train.cache_gib=8")
+    assert flops("corpus.anchors=4") < kept < flops("train.cache_gib=8", "train.fresh=0.5") < online
+
+
+def test_a_projection_names_what_saturates(tmp_path):
+    config = load_config(
+        None, ["estimate.storage_bytes_per_second=1.0e+6", "estimate.gpu_flops=1.0e+9"]
+    )
+    lines = estimate.projection(corpus.plan(config, tmp_path), config.estimate, [1, 64])
+    one, many = (line.split() for line in lines.splitlines()[2:])
+    assert (one[0], many[0]) == ("1", "64")
+    assert float(many[-1]) < float(one[-1])
