@@ -3,13 +3,15 @@
 from .corpus.trajectories import Trajectories
 from .decoding import generate
 from .errors import UserError
-from .evaluation.block_kl import block_kl
-from .sampler.model import JointSampler
+from .evaluation.kl import block_kl
+from .sampler import JointSampler
 from .teachers import Teacher, load_teacher
+from .updates import Refresh
 
 __version__ = "0.1.0"
 __all__ = [
     "JointSampler",
+    "Refresh",
     "Teacher",
     "Trajectories",
     "UserError",

@@ -1,9 +1,9 @@
-"""Counter-based random numbers: a draw is a pure function of what it is for.
+"""Counter-based random numbers: a draw is a pure function of its purpose and keys.
 
 ``uniform(seed, row, position, stream)`` needs no generator state, so a sample
 never depends on batch composition, padding, actor count, device or restarts.
 The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied
-once per key; int64 arithmetic wraps, as the algorithm wants.
+once per key; int64 arithmetic wraps, as the algorithm requires.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Streams: what a draw is for. One number each, never reused.
+# Streams: the purpose of a draw. One number each, never reused.
 TOKEN = 1  # the token revealed at a position
 ORDER = 2  # the random order policy
 ACCEPT = 3  # whether a drafted token is accepted
 RESIDUAL = 4  # the token that replaces a rejected one
+FAR = 11  # which far positions enter the loss
+ROW = 12  # the row of a training state
+START = 13  # the reveal at which a training state is cut
+DEPTH = 14  # how many updates a training step unrolls
+FRESH = 16  # which training states continue with new tokens
+FRESH_TOKEN = 17  # these tokens
+PROMPTED = 18  # which rows of a corpus keep their prompt
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)

@@ -1,6 +1,6 @@
-"""Decoding: one loop, four choices (order, stop rule, proposal, verification).
+"""Decoding: one loop, four choices (order, stop rule, update, verification).
 
-A method is a named combination of them; see ``methods.py``.
+A method is a name for a combination of them; see ``methods.py``.
 """
 
 from .generate import Generation, generate

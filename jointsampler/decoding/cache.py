@@ -1,15 +1,15 @@
-"""Keys and values of finished blocks, kept instead of computed again at every pass.
+"""Keys and values of finished blocks, kept instead of computed again at every full pass.
 
 For block decoding with a teacher whose stock class takes past keys and values.
-Two uses, and what each of them means:
+Two kinds:
 
-- ``prefix``: a pass over the whole canvas opens each block, and what it computed
-  left of the block is kept until the block is finished. APPROXIMATE: attention
+- ``prefix``: a pass over the whole canvas opens each block; its keys and values
+  left of the block are kept until the block is finished. APPROXIMATE: attention
   goes both ways, so the prefix would have changed with the block (Fast-dLLM,
   arXiv 2505.22618, section 3.2).
 - ``block_causal``: no position sees a later block, so finished blocks never
-  change and their keys and values are EXACT. It is another law than the full
-  canvas's: right for teachers trained so, and cheaper for all.
+  change and their keys and values are EXACT. The distribution differs from that of
+  the full canvas: it is right for teachers trained so.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..teachers.protocol import Teacher
+from ..updates import Update
 from .canvas import Canvas
 
 CacheKind = Literal["none", "prefix", "block_causal"]
 KINDS = ("none", "prefix", "block_causal")
 
 
-def check_cache(teacher: Teacher, kind: str, block_length: int | None, verified: bool) -> None:
-    """UserError where a cache cannot be, or would break what a method promises."""
+def check_cache(
+    teacher: Teacher, kind: str, block_length: int | None, verified: bool, update: Update
+) -> None:
+    """UserError where a cache cannot work, or would break the promise of a method."""
     if kind not in KINDS:
         raise UserError(f"cache must be one of {', '.join(KINDS)}, not {kind!r}.")
     if kind == "none":
@@ -45,10 +48,15 @@ def check_cache(teacher: Teacher, kind: str, block_length: int | None, verified:
             "A lossless method verifies many prefixes at once and is not offered with a cache: "
             "use cache='none'."
         )
+    if update.keeps_keys:
+        raise UserError(
+            f"Update {update.name!r} keeps the keys and values of the whole canvas itself: "
+            "use cache='none'."
+        )
 
 
 def cached(teacher: Teacher, canvas: Canvas, kind: CacheKind, begin: int, end: int) -> Teacher:
-    """The teacher as the block of response positions ``begin`` to ``end`` sees it."""
+    """The teacher with its cache for the block of response positions ``begin`` to ``end``."""
     if kind == "none":
         return teacher
     first, last = canvas.start + begin, min(canvas.start + end, canvas.ids.shape[1])
@@ -61,7 +69,7 @@ def cached(teacher: Teacher, canvas: Canvas, kind: CacheKind, begin: int, end: i
 
 
 def visible(teacher: Teacher, canvas: Canvas) -> Tensor | None:
-    """[B, P + L] bool: the columns that the sampler may see now; None if all are real and visible."""
+    """[B, P + L] bool: the columns that an update may read now; None if all are real and visible."""
     end = getattr(teacher, "visible_columns", None)
     if end is None or end == canvas.ids.shape[1]:
         return canvas.attention_mask
@@ -76,7 +84,7 @@ def _real(canvas: Canvas) -> Tensor:
 
 
 class _View:
-    """A teacher but for :meth:`hidden`."""
+    """A teacher with another :meth:`hidden`."""
 
     def __init__(self, teacher: Teacher):
         self._teacher = teacher
@@ -86,7 +94,7 @@ class _View:
 
 
 class PrefixView(_View):
-    """The first pass is whole; later ones start at column ``first`` on what it left."""
+    """The first pass is whole; later ones start at column ``first`` and reuse its keys and values."""
 
     def __init__(self, teacher: Teacher, first: int):
         super().__init__(teacher)
@@ -107,7 +115,7 @@ class PrefixView(_View):
 
 
 class BlockCausalView(_View):
-    """Blocks before this one are closed, those after it do not exist yet."""
+    """Blocks before this one are finished, blocks after it are hidden."""
 
     def __init__(
         self,
@@ -119,13 +127,13 @@ class BlockCausalView(_View):
     ):
         super().__init__(teacher)
         self._first, self.visible_columns = first, last
-        # Close what came before: the prompt, or the block that has just been finished.
+        # Keep the part before this block: the prompt, or the block that has just been finished.
         self._past, self._before, begin = None, None, 0
         if previous is not None:
             self._past, self._before, begin = previous._past, previous._before, previous._first
         if first > begin:
             unended = canvas.unfinished()
-            canvas.teacher_passes += unended  # over the closed block alone, and yet a pass
+            canvas.teacher_passes += unended  # a pass over the finished block
             canvas.teacher_rows += unended
             closed, self._past = teacher.outputs_after(
                 self._past, canvas.ids[:, begin:first], _real(canvas)[:, :first]

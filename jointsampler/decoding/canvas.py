@@ -1,8 +1,8 @@
 """The canvas: tokens, masks, reveal order and accounting of one batch of rows.
 
 Prompts are padded on the left, so all responses occupy the same columns. Every
-update is a device-side masked write: the loop never asks the device a question.
-Which position and token to reveal is decided elsewhere.
+change is a masked write on the device, without a host synchronisation. Which
+position and token to reveal is decided in ``loop.py``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..teachers.protocol import Teacher
@@ -45,17 +46,18 @@ class Canvas:
         self.attention_mask = None if bool(full.all()) else full.to(device)
         self.rows = rows.to(device)  # [B] row ids
         self.masked = torch.ones(batch, length, dtype=torch.bool, device=device)
-        # Row b's r-th reveal was response position order[b, r], in its block[b, r]-th teacher pass.
+        # Row b's r-th reveal was response position order[b, r], in round[b, r].
         self.order = torch.full((batch, length), -1, dtype=torch.long, device=device)
-        self.block = torch.full((batch, length), -1, dtype=torch.long, device=device)
-        self.revealed = torch.zeros(batch, dtype=torch.long, device=device)
-        self.teacher_passes = torch.zeros(batch, dtype=torch.long, device=device)
-        self.teacher_rows = torch.zeros(
-            batch, dtype=torch.long, device=device
-        )  # prefixes count each
-        self.sampler_passes = torch.zeros(batch, dtype=torch.long, device=device)
-        # How verified blocks ended: full, order mismatch, rejection.
-        self.block_ends = torch.zeros(batch, 3, dtype=torch.long, device=device)
+        self.round = torch.full((batch, length), -1, dtype=torch.long, device=device)
+
+        def counts(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=torch.long, device=device)
+
+        self.revealed = counts()
+        self.teacher_passes = counts()  # a verification is one, whatever its number of prefixes
+        self.teacher_rows = counts()  # sequences through the teacher: every prefix counts
+        self.update_passes = counts()
+        self.round_ends = counts(3)  # verified rounds that ended full, by order, by rejection
         # Only positions of the open stretch are revealed: all of them, or one block at a time.
         self._open = torch.ones(length, dtype=torch.bool, device=device)
         self._ended = torch.zeros(batch, dtype=torch.bool, device=device)
@@ -70,6 +72,10 @@ class Canvas:
     def candidates(self) -> Tensor:
         """[B, L] bool: the masked positions that may be revealed now."""
         return self.masked & self._open
+
+    def candidates_on_canvas(self) -> Tensor:
+        """[B, P + L] bool: the same in canvas positions."""
+        return F.pad(self.candidates, (self.start, 0), value=False)
 
     def unfinished(self) -> Tensor:
         """[B] bool: rows with a position to reveal."""
@@ -100,7 +106,7 @@ class Canvas:
         self.masked[self._each, position] &= ~active
         # An inactive row writes back what it read; its slot may be out of range, hence the clamp.
         slot = self.revealed.clamp_max(self.length - 1)
-        for record, value in ((self.order, position), (self.block, self.teacher_passes - 1)):
+        for record, value in ((self.order, position), (self.round, self.teacher_passes - 1)):
             record[self._each, slot] = torch.where(active, value, record[self._each, slot])
         self.revealed += active
 
@@ -114,5 +120,5 @@ class Canvas:
         self.masked |= marks
         self.response(self.ids)[marks] = self.mask_id
         self.order[undo] = -1
-        self.block[undo] = -1
+        self.round[undo] = -1
         self.revealed = torch.minimum(self.revealed, revealed)

@@ -1,16 +1,19 @@
-"""Methods: names for combinations of a stop rule, a proposal and a verification.
+"""Methods: names for combinations of a stop rule, an update and a verification.
 
-The order policy is the caller's choice with every method. Any stop rule works
-with the sampler in the inner loop: that is its ``joint_`` variant.
+The order policy is the caller's choice with every method. To add a method, add
+a line to ``_ALL``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from ..errors import UserError, unknown_name
-from .stops import Adaptive, EntropyBound, Factor, FixedK, Klass, StopRule, Threshold
+from ..sampler import JointSampler
+from ..updates import NoUpdate, Refresh, Update, as_update
+from .stops import Adaptive, EntropyBound, Factor, FixedK, StopRule, Threshold
 from .verify import Verification
 
 
@@ -18,70 +21,85 @@ from .verify import Verification
 class Method:
     name: str
     rule: type[StopRule]
-    uses_sampler: bool = False  # the proposal: hidden states as they are, or after sampler passes
+    # Whether tokens after a round's first follow the caller's update: never, with or without one,
+    # only with one, or always by a Refresh.
+    update: Literal["none", "optional", "required", "refresh"] = "optional"
     verification: Verification | None = None
     one_token: bool = False  # k is 1, whatever the caller's
 
     @property
     def has_k(self) -> bool:
-        """Whether the caller's k means anything to it."""
+        """Whether the method reads the caller's k."""
         return self.rule is FixedK and not self.one_token
 
     def check_settings(self, names: Iterable[str]) -> None:
         """UserError for a setting that the rule does not have."""
-        known = {field.name for field in fields(self.rule)} - {"limit", "rows"}
+        known = {field.name for field in fields(self.rule)} - {"limit"}
         for name in names:
             if name not in known and not known:
                 raise UserError(f"Method {self.name!r} has no setting {name!r}: it has k alone.")
             if name not in known:
                 raise unknown_name(f"setting of method {self.name!r}", name, known)
 
-    def stop(
-        self,
-        k: int | Sequence[int],
-        length: int,
-        settings: Mapping[str, float],
-        k_max: int | None = None,
-    ) -> StopRule:
-        """The stop rule for responses of ``length``; a fixed rule takes k (one, or one a row), the
-        others their settings.
+    def chosen_update(self, given: Update | JointSampler | None) -> Update:
+        """The update of a call that was given ``given``; UserError where the method cannot use it."""
+        if self.update == "none":
+            return NoUpdate()
+        if self.update == "refresh":
+            chosen = Refresh() if given is None else given
+            if not isinstance(chosen, Refresh):
+                raise UserError(
+                    f"Method {self.name!r} reruns the teacher's own layers: pass a Refresh, or no update."
+                )
+            return chosen
+        update = as_update(given)
+        if self.update == "required" and isinstance(update, NoUpdate):
+            raise UserError(
+                f"Method {self.name!r} needs an update: pass a JointSampler or Refresh(), or use "
+                "method 'marginal'."
+            )
+        if self.rule is Adaptive and not update.estimates:
+            raise UserError(
+                f"Method {self.name!r} needs an update that estimates its own error: pass a "
+                f"JointSampler or Refresh(), not {update.name!r}."
+            )
+        return update
 
-        ``k_max`` is the block length that the sampler was trained for; an
-        estimate is not trusted past it.
+    def stop(
+        self, k: int, length: int, settings: Mapping[str, float], k_max: int | None = None
+    ) -> StopRule:
+        """The stop rule for responses of ``length``; a fixed rule takes k, the others their settings.
+
+        ``k_max`` is the round length that the update's estimates are meant for.
 
         Raises UserError for a setting that the rule does not have.
         """
         self.check_settings(settings)
-        if self.has_k and not isinstance(k, int):
-            return FixedK(limit=max(k), rows=tuple(k))
         limit = k if self.rule is FixedK else length
-        if getattr(self.rule, "needs_estimate", False) and k_max is not None:
+        if self.rule.asks == "before" and k_max is not None:
             limit = min(limit, k_max)
         return self.rule(limit=1 if self.one_token else limit, **settings)
 
 
 _ALL = [
-    # One token per teacher pass: the true joint, the reference for everything.
-    Method("sequential", FixedK, one_token=True),
-    # k tokens per teacher pass, each from its marginal: the baseline.
-    Method("marginal", FixedK),
-    # k tokens per teacher pass, k - 1 sampler passes between them.
-    Method("joint", FixedK, uses_sampler=True),
-    # Drafts like joint, keeps what the teacher confirms: the law of sequential, exactly.
-    Method("lossless", FixedK, uses_sampler=True, verification="strict"),
-    # The same along the sampler's order: exact conditionals, another order.
-    Method("lossless_tokens", FixedK, uses_sampler=True, verification="tokens"),
-    # As many tokens per teacher pass as the sampler itself thinks it gets right.
-    Method("adaptive", Adaptive, uses_sampler=True),
-    # From the literature, each with its source in the rule's file; and with the sampler.
+    # One token per full pass: the true joint, the reference of every comparison.
+    Method("sequential", FixedK, "none", one_token=True),
+    # k tokens per full pass, each from its marginal: the baseline.
+    Method("marginal", FixedK, "none"),
+    # k tokens per full pass, an update between them.
+    Method("joint", FixedK, "required"),
+    # The same with the teacher's own layers at a few columns: no training.
+    Method("refresh", FixedK, "refresh"),
+    # Drafts like joint and keeps the tokens that the teacher confirms: exactly sequential.
+    Method("lossless", FixedK, verification="strict"),
+    # The same in the draft's order: exact conditionals, another order.
+    Method("lossless_tokens", FixedK, verification="tokens"),
+    # Reveals while the update's estimate of its own error stays below a budget.
+    Method("adaptive", Adaptive, "required"),
+    # From the literature; the file of each rule cites its source.
     Method("threshold", Threshold),
-    Method("joint_threshold", Threshold, uses_sampler=True),
     Method("factor", Factor),
-    Method("joint_factor", Factor, uses_sampler=True),
     Method("entropy_bound", EntropyBound),
-    Method("joint_entropy_bound", EntropyBound, uses_sampler=True),
-    Method("klass", Klass),
-    Method("joint_klass", Klass, uses_sampler=True),
 ]
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

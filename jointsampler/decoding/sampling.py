@@ -1,8 +1,8 @@
 """From logits to a token: temperature, top-p, and an inverse-CDF draw.
 
-The draw takes its uniform number from outside (``rng.py``), so the same number
-and the same law always give the same token. Which position is drawn is the
-order policy's choice, on logits that never pass through here.
+The caller provides the uniform number (``rng.py``), so the same number and the
+same probabilities always give the same token. Which position is drawn is left to
+the order policy, which reads the logits before temperature and top-p.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ class Sampling:
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """[..., V] float32 untempered logits -> [..., V] float32 law of the drawn token."""
+    """[..., V] float32 untempered logits -> [..., V] float32 probabilities to draw from."""
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    law = torch.softmax(logits / sampling.temperature, dim=-1)
+    probs = torch.softmax(logits / sampling.temperature, dim=-1)
     if sampling.top_p == 1:
-        return law
+        return probs
     # The smallest set of likeliest tokens whose mass reaches top_p (Holtzman et al. 2020).
-    ordered, index = law.sort(dim=-1, descending=True, stable=True)
+    ordered, index = probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     kept = torch.where(before < sampling.top_p, ordered, 0.0)
-    law = torch.zeros_like(law).scatter(-1, index, kept)
-    return law / law.sum(-1, keepdim=True)
+    probs = torch.zeros_like(probs).scatter(-1, index, kept)
+    return probs / probs.sum(-1, keepdim=True)
 
 
-def draw(law: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens [...] int64 from laws [..., V] by inverting their CDF at ``uniform`` [...] float64."""
-    cumulative = law.double().cumsum(-1)
+def draw(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens [...] int64 from probs [..., V] by inverting their CDF at ``uniform`` [...] float64."""
+    cumulative = probs.double().cumsum(-1)
     target = uniform[..., None] * cumulative[..., -1:]
     token = torch.searchsorted(cumulative, target, right=True)[..., 0]
-    return token.clamp_max(law.shape[-1] - 1)
+    return token.clamp_max(probs.shape[-1] - 1)

@@ -1,81 +1,91 @@
-"""Scoring: an order policy over the masked positions, with the LM head only where it is needed."""
+"""Scoring: an order policy over the masked positions, with the LM head only where it is needed.
+
+A :class:`Scoreboard` keeps the scores of a round: all masked positions are scored
+when the round opens, and later only the positions whose states are new.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..teachers.protocol import Teacher
+from .canvas import Canvas
 from .orders import OrderPolicy, OrderView
 
 # Logits held at once while scoring: 64 Mi floats, 256 MiB.
 _SCORE_FLOATS = 1 << 26
 
 
-def row_chunks(shape: Sequence[int]) -> list[slice]:
-    """Slices of the rows of [B, C, V] logits, each of a bounded size."""
-    batch, count, vocabulary = shape
-    step = max(1, _SCORE_FLOATS // (count * vocabulary))
-    return [slice(begin, begin + step) for begin in range(0, batch, step)]
+class Scorer:
+    """Scores of positions of one canvas under one order policy."""
 
+    def __init__(self, teacher: Teacher, canvas: Canvas, order: OrderPolicy, seed: int):
+        self.teacher, self.canvas, self.order, self.seed = teacher, canvas, order, seed
 
-def over_masked(
-    judge: Callable[..., Tensor],
-    states: Sequence[Tensor],
-    masked: Tensor,
-    most: int,
-    teacher: Teacher,
-) -> Tensor:
-    """``judge`` at each row's masked positions, a bounded number of logits at a time.
+    def masked(self, response: Tensor, masked: Tensor, most: int) -> Tensor:
+        """Scores [B, L], inf where ``masked`` [B, L] is False.
 
-    states: tensors [B, L, H] that judge gets as [N, H] each, giving [N, C];
-    masked: [B, L] bool, at most ``most`` a row. Returns [B, L, C], 0 elsewhere.
-    """
-    positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    batch, count = positions.shape
-    gathered = [
-        state.gather(1, positions[..., None].expand(-1, -1, state.shape[-1])).flatten(0, 1)
-        for state in states
-    ]
-    step = max(1, _SCORE_FLOATS // teacher.vocab_size)
-    pieces = zip(*(state.split(step) for state in gathered), strict=True)
-    values = torch.cat([judge(*piece) for piece in pieces])
-    out = values.new_zeros(*masked.shape, values.shape[-1])
-    index = positions[..., None].expand(-1, -1, values.shape[-1])
-    return out.scatter(1, index, values.view(batch, count, -1)) * masked[..., None]
+        response: [B, L, H or more] states; ``most``: a bound on a row's masked
+        positions that the host knows. Each row's masked positions are gathered to
+        the front, so the LM head reads ``most`` positions a row.
+        """
+        positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        values = self.at(response, positions)
+        scores = torch.full(masked.shape, torch.inf, dtype=values.dtype, device=values.device)
+        return scores.scatter(1, positions, values).masked_fill(~masked, torch.inf)
 
-
-def order_scores(
-    teacher: Teacher,
-    hidden: Tensor,
-    masked: Tensor,
-    rows: Tensor,
-    order: OrderPolicy,
-    seed: int,
-    most: int,
-) -> Tensor:
-    """Scores [B, L] of response positions, inf where ``masked`` [B, L] is False.
-
-    hidden: [B, L, H], the response's; rows: [B] row ids. Each row's masked
-    positions are gathered to the front; ``most`` is a bound on their number that
-    the host knows anyway.
-    """
-    positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    batch, count = positions.shape
-    flat_rows = rows[:, None].expand(batch, count).reshape(-1)
-    flat = positions.reshape(-1)
-    if order.needs_logits:
-        gathered = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
-        gathered = gathered.reshape(batch * count, -1)
-        step = max(1, _SCORE_FLOATS // teacher.vocab_size)
-        pieces = zip(gathered.split(step), flat.split(step), flat_rows.split(step), strict=True)
-        values = torch.cat(
-            [order.score(OrderView(teacher.logits(h), p, r, seed)) for h, p, r in pieces]
+    def at(self, response: Tensor, positions: Tensor) -> Tensor:
+        """Scores [B, C] of ``positions`` [B, C] from the states response [B, L, H or more]."""
+        batch, count = positions.shape
+        rows = self.canvas.rows[:, None].expand(batch, count).reshape(-1)
+        flat = positions.reshape(-1)
+        if not self.order.needs_logits:
+            view = OrderView(None, flat, rows, self.seed)
+            return self.order.score(view).view(batch, count)
+        states = response.gather(1, positions[..., None].expand(-1, -1, response.shape[-1]))
+        step = max(1, _SCORE_FLOATS // self.teacher.vocab_size)
+        pieces = zip(
+            states.flatten(0, 1).split(step), flat.split(step), rows.split(step), strict=True
         )
-    else:
-        values = order.score(OrderView(None, flat, flat_rows, seed))
-    scores = torch.full(masked.shape, torch.inf, dtype=values.dtype, device=values.device)
-    scores = scores.scatter(1, positions, values.view(batch, count))
-    return scores.masked_fill(~masked, torch.inf)
+        values = [
+            self.order.score(OrderView(self.teacher.logits(h), p, r, self.seed))
+            for h, p, r in pieces
+        ]
+        return torch.cat(values).view(batch, count)
+
+
+class Scoreboard:
+    """The scores of one round, [B, L], inf where nothing may be revealed."""
+
+    def __init__(self, scorer: Scorer, states: Tensor, most: int):
+        self.scorer, self.canvas = scorer, scorer.canvas
+        self.scores = self._all(states, most)
+
+    def _all(self, states: Tensor, most: int) -> Tensor:
+        return self.scorer.masked(self.canvas.response(states), self.canvas.candidates, most)
+
+    def moved(self, states: Tensor, positions: Tensor | None, most: int) -> None:
+        """Score again where states are new: canvas positions [B, C], S for none; None is everywhere."""
+        if positions is None:
+            self.scores = self._all(states, most)
+            return
+        if positions.shape[1] == 0:
+            return
+        length = self.canvas.length
+        places = positions - self.canvas.start
+        inside = (places >= 0) & (places < length)
+        values = self.scorer.at(self.canvas.response(states), places.clamp(0, length - 1))
+        # Places outside the response go to a slot behind it.
+        slots = torch.where(inside, places, length)
+        scores = F.pad(self.scores, (0, 1)).scatter(1, slots, values)[:, :length]
+        self.scores = scores.masked_fill(~self.canvas.candidates, torch.inf)
+
+    def revealed(self) -> None:
+        """Drop the positions that are no longer candidates."""
+        self.scores = self.scores.masked_fill(~self.canvas.candidates, torch.inf)
+
+    def on_canvas(self) -> Tensor:
+        """[B, P + L]: the scores in canvas positions."""
+        return F.pad(self.scores, (self.canvas.start, 0), value=torch.inf)

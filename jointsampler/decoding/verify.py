@@ -1,23 +1,24 @@
-"""Verification: drafts held against the teacher, so that the output law is exactly its own.
+"""Verification: compare a drafted round with the teacher, so that the output is exactly the teacher's.
 
-The k prefixes of a block's draft go through the teacher as one batch. Walking
-along them, a drafted token v with draft law q and teacher law p is accepted
-with probability min(1, p(v) / q(v)); at the first rejection a token is drawn
-from the normalised (p - q)+ and the block ends (Leviathan et al. 2023,
-arXiv 2211.17192, theorem 1, here per position of a masked-diffusion model).
-All laws are taken after temperature, top-p and suppression.
+The k prefixes of a round's draft go through the teacher as one batch. Walking
+along them, a drafted token v with draft probability q(v) and teacher probability
+p(v) is accepted with probability min(1, p(v) / q(v)). At the first rejection a
+token is drawn from the normalised (p - q)+ and the round ends (Leviathan et al.
+2023, arXiv 2211.17192, theorem 1, here per position of a masked-diffusion model).
+All probabilities are those after temperature, top-p and suppression.
 
-- ``strict``: the block also ends, before the token, where the teacher's own
-  order policy would reveal another position. The law of whole sequences and
-  their orders equals that of ``sequential``.
-- ``tokens``: the sampler's order is kept. Every token is drawn from the
-  teacher's exact conditional given the tokens before it, along another order:
-  equal to ``sequential`` only as far as the teacher's conditionals agree on one
-  joint law, whatever the order.
+- ``strict``: the round also ends, before the token, where the teacher's own order
+  policy would reveal another position. Whole sequences and their orders have the
+  same distribution as those of ``sequential``.
+- ``tokens``: the draft's order is kept. Every token has the teacher's exact
+  conditional given the tokens before it, but the order is another. Sequences have
+  the distribution of ``sequential`` only for a teacher whose conditionals agree
+  on one joint, at temperature 1 and top-p 1: tempered conditionals of a
+  consistent joint are not consistent.
 
-A position's uniform numbers are used once: a draft that is dropped was not
-looked at by the decision that dropped it, so drawing the position again with
-the same numbers biases nothing.
+Each position's uniform numbers decide once. The decision that drops a draft does
+not read the numbers of the dropped position, so drawing that position again with
+the same numbers adds no bias.
 """
 
 from __future__ import annotations
@@ -29,41 +30,40 @@ import torch
 from torch import Tensor
 
 from .. import rng
-from ..teachers.protocol import Teacher
+from ..updates import Opening, full_pass
 from .canvas import Canvas
-from .orders import OrderPolicy
 from .sampling import Sampling, draw, probabilities
-from .scoring import order_scores
+from .scoring import Scorer
 
 Verification = Literal["strict", "tokens"]
-FULL, ORDER, REJECTION = 0, 1, 2  # how a block ended: columns of Canvas.block_ends
+FULL, ORDER, REJECTION = 0, 1, 2  # how a round ended: columns of Canvas.round_ends
 
 
 @dataclass
 class Draft:
-    """The reveals of one block: for each, [B] positions and tokens, [B, V] laws, [B] whether made."""
+    """The reveals of one round: for each, [B] positions and tokens, [B, V] probabilities, [B] whether made."""
 
-    base: Tensor  # [B] reveals before the block
-    masked: Tensor  # [B, L] bool, what could be revealed at the block's start
-    opened: Tensor  # [B] bool, rows that are in the block
+    base: Tensor  # [B] reveals before the round
+    masked: Tensor  # [B, L] bool, the positions that could be revealed when the round opened
+    opened: Tensor  # [B] bool, rows that are in the round
     positions: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
-    laws: list[Tensor] = field(default_factory=list)
+    probs: list[Tensor] = field(default_factory=list)
     made: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def empty(cls, canvas: Canvas, opened: Tensor) -> Draft:
         return cls(canvas.revealed.clone(), canvas.candidates, opened)
 
-    def add(self, position: Tensor, token: Tensor, law: Tensor, made: Tensor) -> None:
+    def add(self, position: Tensor, token: Tensor, probs: Tensor, made: Tensor) -> None:
         self.positions.append(position)
         self.tokens.append(token)
-        self.laws.append(law)
+        self.probs.append(probs)
         self.made.append(made)
 
 
 def prefix_states(canvas: Canvas, draft: Draft) -> Tensor:
-    """[k, B, P + L] ids: state j shows the block's first j + 1 drafted tokens."""
+    """[k, B, P + L] ids: state j shows the round's first j + 1 drafted tokens."""
     each = torch.arange(len(canvas.rows), device=canvas.ids.device)
     state, states = canvas.ids.clone(), []
     for j in reversed(range(len(draft.tokens))):
@@ -74,31 +74,30 @@ def prefix_states(canvas: Canvas, draft: Draft) -> Tensor:
 
 
 def verify(
-    teacher: Teacher,
-    canvas: Canvas,
+    scorer: Scorer,
     draft: Draft,
     verification: Verification,
-    order: OrderPolicy,
     sampling: Sampling,
-    seed: int,
     most: int,
-) -> tuple[Tensor, Tensor]:
-    """Keep the verified part of ``draft`` on the canvas, in place.
+    keep_keys: bool,
+) -> tuple[Opening, Tensor]:
+    """Keep the verified part of ``draft`` on the scorer's canvas, in place.
 
-    Returns (hidden [B, P + L, H], has [B] bool): the states that open the next
-    block where the verification has already computed them, that is except
-    after a rejection.
+    Returns (opening, has [B] bool): the openings of the next round that the
+    verification has already computed, in all rows but those with a rejection.
+    ``keep_keys``: whether openings need their keys and values.
     """
+    teacher, canvas = scorer.teacher, scorer.canvas
     k, batch = len(draft.tokens), len(canvas.rows)
     each = torch.arange(batch, device=canvas.ids.device)
-    # Rows that are done would only cost; one host question per block.
+    # Finished rows would only cost; one host question per round.
     index = draft.opened.nonzero()[:, 0]
-    states = prefix_states(canvas, draft)[:, index]
+    slot = torch.zeros_like(each).index_put((index,), torch.arange(len(index), device=each.device))
+    ids = prefix_states(canvas, draft)[:, index].reshape(k * len(index), -1)
     mask = canvas.attention_mask
     mask = None if mask is None else mask[index].repeat(k, 1)
-    passed = teacher.hidden(states.reshape(k * len(index), -1), mask)
-    hidden = passed.new_zeros(k, batch, *passed.shape[1:])
-    hidden[:, index] = passed.view(k, len(index), *passed.shape[1:])
+    passed = full_pass(teacher, ids, mask, keep_keys)
+    hidden = passed.states.view(k, len(index), *passed.states.shape[1:])
     canvas.teacher_passes += draft.opened
     canvas.teacher_rows += torch.stack(draft.made).sum(0)
 
@@ -110,22 +109,16 @@ def verify(
     for j in range(1, k):
         alive = alive & draft.made[j]
         position, token = draft.positions[j], draft.tokens[j]
+        states = hidden[j - 1][slot]  # [B, P + L, H]
         if verification == "strict":
-            scores = order_scores(
-                teacher, canvas.response(hidden[j - 1]), masked, canvas.rows, order, seed, most
-            )
+            scores = scorer.masked(canvas.response(states), masked, most)
             mismatch = alive & (scores.argmin(1) != position)
             mismatched |= mismatch
             alive = alive & ~mismatch
-        logits = teacher.logits(hidden[j - 1][each, canvas.start + position])
-        p, q = probabilities(logits, sampling), draft.laws[j]
-        chance = rng.uniform(seed, canvas.rows, position, rng.ACCEPT)
-        accepted = chance * q[each, token].double() < p[each, token].double()
+        logits = teacher.logits(states[each, canvas.start + position])
+        p, q = probabilities(logits, sampling), draft.probs[j]
+        accepted, correction = _judge(scorer, p, q, position, token)
         rejected = alive & ~accepted
-        residual = (p - q).clamp_min(0)
-        # Without a residual p and q are one law up to rounding: then any draw from p will do.
-        law = torch.where(residual.sum(-1, keepdim=True) > 0, residual, p)
-        correction = draw(law, rng.uniform(seed, canvas.rows, position, rng.RESIDUAL))
         column = canvas.start + position
         canvas.ids[each, column] = torch.where(rejected, correction, canvas.ids[each, column])
         keep += alive
@@ -134,5 +127,20 @@ def verify(
         masked[each, position] &= ~alive
     canvas.rollback(draft.base + keep)
     full = draft.opened & ~rejected_at_all & ~mismatched
-    canvas.block_ends += torch.stack([full, mismatched, rejected_at_all], dim=1)
-    return hidden[(keep - 1).clamp_min(0), each], draft.opened & ~rejected_at_all
+    canvas.round_ends += torch.stack([full, mismatched, rejected_at_all], dim=1)
+    kept = (keep - 1).clamp_min(0) * len(index) + slot  # the prefix that each row kept
+    return passed.select(kept), draft.opened & ~rejected_at_all
+
+
+def _judge(
+    scorer: Scorer, p: Tensor, q: Tensor, position: Tensor, token: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(whether the drafted token [B] is accepted, the token that replaces it if not)."""
+    rows, seed = scorer.canvas.rows, scorer.seed
+    chance = rng.uniform(seed, rows, position, rng.ACCEPT)
+    drafted, taught = (x.gather(1, token[:, None])[:, 0].double() for x in (q, p))
+    residual = (p - q).clamp_min(0)
+    # Without a residual p and q are equal up to rounding: any draw from p is right.
+    probs = torch.where(residual.sum(-1, keepdim=True) > 0, residual, p)
+    correction = draw(probs, rng.uniform(seed, rows, position, rng.RESIDUAL))
+    return chance * drafted < taught, correction

@@ -1,13 +1,7 @@
 """The joint sampler: one small trained layer on a frozen teacher, and its estimate of its own error."""
 
-from .model import (
-    EMBEDDED,
-    JointSampler,
-    JointSamplerConfig,
-    at_columns,
-    sampler_folder,
-    spaced_layers,
-)
+from .layer import at_columns
+from .model import EMBEDDED, JointSampler, JointSamplerConfig, sampler_folder, spaced_layers
 
 __all__ = [
     "EMBEDDED",

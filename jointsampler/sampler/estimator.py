@@ -1,10 +1,10 @@
-"""The sampler's foresight of its own error: the KL that one more reveal would add.
+"""The sampler's estimate of its own error: the KL that one more reveal would add.
 
 A small head beside the joint sampler, trained on the true KL(teacher || sampler)
-that distillation computes anyway. It judges before the sampler's pass, from the
-states that the last one left and the token just revealed, so that a reveal
-that is refused has cost no pass. It reads and never steers: no gradient leaves
-it. What is done with the estimate is ``decoding/stops/adaptive.py``'s business.
+that distillation computes anyway. It reads the states that the last update left
+and the token just revealed, so the estimate comes before the next update and a
+refused reveal costs no update. No gradient flows from it into the sampler. The
+stop rule that uses the estimate is ``decoding/stops/adaptive.py``.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 _INNER = 96
 _BOUND = 20.0  # of x / m in the loss
-_LOG_RANGE = (-14.0, 5.0)  # of the estimate: from what rounding leaves to more than any KL seen
+_LOG_RANGE = (-14.0, 5.0)  # of the estimate: from rounding error to more than any KL seen
 
 
 @dataclass(frozen=True)
 class Foresight:
-    """What is known of N rows before a sampler pass."""
+    """The inputs of an estimate for N rows, before an update. See ``updates.foresee``."""
 
-    states: Tensor  # [N, H or more] at the position that would be revealed, before the pass
-    opening: Tensor  # [N, H or more] there, when the block was opened
-    logits: Tensor  # [N, V] there, before the pass
+    states: Tensor  # [N, H or more] at the position that would be revealed next, before the update
+    opening: Tensor  # [N, H or more] there, as the round's full pass left them
+    logits: Tensor  # [N, V] there, before the update
     revealed: Tensor  # [N, H] embedding of the token revealed last
     distance: Tensor  # [N] int64, positions between the two
-    depth: int  # reveals of the block so far, at least 1
+    depth: int  # reveals of the round so far, at least 1
 
 
 class KLEstimator(nn.Module):
@@ -37,7 +37,7 @@ class KLEstimator(nn.Module):
 
     def __init__(self, hidden_size: int, norm_eps: float):
         super().__init__()
-        # No weights of its own: scale is the next layer's to learn.
+        # The norms have no weights of their own: the next layer learns the scale.
         self.hidden_size, self.eps = hidden_size, norm_eps
         self.read = nn.Linear(3 * hidden_size + 5, _INNER)
         self.out = nn.Linear(_INNER, 1)
@@ -46,9 +46,9 @@ class KLEstimator(nn.Module):
         """Logarithm of the expected KL, [N] float32."""
         with torch.no_grad():
             hidden, opening = (x[..., : self.hidden_size] for x in (seen.states, seen.opening))
-            log_law = torch.log_softmax(seen.logits.float(), dim=-1)
-            surest = log_law.amax(-1)
-            entropy = -(log_law.exp() * log_law.clamp_min(-1e4)).sum(-1)
+            log_probs = torch.log_softmax(seen.logits.float(), dim=-1)
+            surest = log_probs.amax(-1)
+            entropy = -(log_probs.exp() * log_probs.clamp_min(-1e4)).sum(-1)
             moved = (hidden - opening).float().pow(2).mean(-1).clamp_min(1e-12).log()
             depth = torch.full_like(entropy, float(seen.depth))
             scalars = [entropy, surest, moved, depth.log(), seen.distance.float().abs().log1p()]
@@ -66,11 +66,12 @@ class KLEstimator(nn.Module):
 
 
 def estimate_loss(log_nats: Tensor, true_nats: Tensor) -> Tensor:
-    """Exponential deviance, elementwise: least where the estimate is the mean of the true values.
+    """Exponential deviance, elementwise: smallest where the estimate is the mean of the true values.
 
-    log m + x / m, the negative log-likelihood of an exponential law of mean m:
-    right for what is positive and spread over orders of magnitude. Where x / m
-    passes a bound it goes on logarithmically, so that no gradient passes it.
+    log m + x / m is the negative log-likelihood of an exponential distribution
+    with mean m. It suits values that are positive and spread over orders of
+    magnitude. Above a bound on x / m the loss grows logarithmically, which bounds
+    the gradient.
     """
     ratio = true_nats.detach() * torch.exp(-log_nats)
     beyond = _BOUND * (1 + torch.log(ratio.clamp_min(_BOUND) / _BOUND))

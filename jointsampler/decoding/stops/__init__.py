@@ -1,8 +1,8 @@
-"""Stop rules: when a block ends and the teacher is asked again.
+"""Stop rules: when a round ends and the next full pass begins.
 
-One file each, one signature. A rule decides row by row, on the device, from the
-logits at the position that would be revealed next. Its confidences and
-entropies are of *untempered* laws, like the order's.
+One file each, one signature. A rule decides row by row, on the device. Its
+confidences and entropies come from *untempered* logits, like the order's. To add
+a rule, write its file and register a method with it in ``methods.py``.
 """
 
 from ._rule import Candidate, StopRule
@@ -10,7 +10,6 @@ from .adaptive import Adaptive
 from .entropy_bound import EntropyBound
 from .factor import Factor
 from .fixed_k import FixedK
-from .klass import Klass
 from .threshold import Threshold
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "EntropyBound",
     "Factor",
     "FixedK",
-    "Klass",
     "StopRule",
     "Threshold",
 ]

@@ -1,36 +1,37 @@
-"""What a stop rule sees and gives."""
+"""The input and the signature of a stop rule."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Candidate:
-    logits: Tensor  # [B, V] float32, untempered, at the position that would be revealed next
-    revealed: int  # reveals of this block so far, in the rows that are still in it
-    estimate: Tensor | None = None  # [B] nats of KL that the sampler expects it to add
-    eligible: Tensor | None = None  # [B] bool, what the rule's watcher said of the position
+    """The position that the method would reveal next, in B rows."""
+
+    logits: Tensor | None  # [B, V] float32, untempered
+    revealed: int  # reveals of this round so far, in the rows that are still in it
+    estimate: Tensor | None = None  # [B] nats of KL that the update expects it to add
 
 
 class StopRule(Protocol):
-    """``limit`` and ``least`` bound the reveals of a block in a row with that many left.
+    """Decides, before every reveal of a round but the first, which rows stay in the round.
 
-    Both are known to the host, so trip counts and buffer sizes need no answer
-    from the device. A rule may set ``needs_estimate`` (it reads
-    ``Candidate.estimate``, and so needs a sampler), or have a ``watcher()`` for
-    what it remembers between teacher passes: eligible positions come first in
-    every order.
+    ``limit`` bounds the reveals of a round. The host knows it, so trip counts and
+    buffer sizes need no answer from the device. ``asks`` says when the rule is
+    asked: "never" (every round has ``limit`` reveals), "after" the update that
+    precedes the reveal, or "before" it, with an estimate, so that a refused reveal
+    costs no update.
     """
 
     limit: int
-    least: int
+    asks: Literal["never", "after", "before"]
 
-    def begin(self, first: Candidate) -> Tensor | None:
-        """The rule's memory [B, ...] of a block whose first reveal, which always happens, is ``first``."""
+    def begin(self, first: Candidate) -> Any:
+        """The rule's memory [B, ...] of a round; its first reveal, ``first``, always happens."""
 
-    def goes_on(self, memory: Tensor | None, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
-        """(which rows stay in the block [B] bool, the memory if they do), before every further reveal."""
+    def goes_on(self, memory: Any, candidate: Candidate) -> tuple[Tensor, Any]:
+        """(the rows that stay in the round, [B] bool; the memory if they do)."""

@@ -1,9 +1,9 @@
-"""Go on while the sampler expects the next token to add at most ``budget`` nats of KL.
+"""Go on while the update expects the next token to add at most ``budget`` nats of KL.
 
-The budget is in nats per token: the sampler's own estimate of KL(teacher ||
-sampler) at the position that would be revealed next (``estimator.py``) is held
-against it, so that easy stretches are revealed in long blocks and hard ones in
-short. The first token of a block comes from the teacher and costs nothing.
+The budget is in nats per token. The update's own estimate of KL(teacher ||
+method) at the position that would be revealed next is compared with it, so easy
+stretches are revealed in long rounds and hard ones in short. The first token of
+a round comes from the full pass and adds nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from ._rule import Candidate
 class Adaptive:
     limit: int
     budget: float = 0.1
-    least = 1
-    needs_estimate = True
+    asks = "before"
 
     def __post_init__(self) -> None:
         if not self.budget >= 0:

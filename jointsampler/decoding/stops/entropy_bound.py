@@ -1,8 +1,8 @@
 """Go on while the revealed positions' entropies, without the largest, sum to at most ``bound`` nats.
 
 EB-Sampler (Ben-Hamu et al. 2025, arXiv 2505.24857, section 4): the sum of the
-marginal entropies less the largest bounds the block's total correlation, which
-is what revealing together costs.
+marginal entropies less the largest bounds the total correlation of the round's
+tokens, the KL that revealing them together adds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ._rule import Candidate
 class EntropyBound:
     limit: int
     bound: float = 0.1
-    least = 1
+    asks = "after"
 
     def __post_init__(self) -> None:
         if not self.bound >= 0:
@@ -34,5 +34,5 @@ class EntropyBound:
     def goes_on(self, memory: Tensor, candidate: Candidate) -> tuple[Tensor, Tensor]:
         nats = entropy(candidate.logits)
         total, largest = memory[:, 0] + nats, torch.maximum(memory[:, 1], nats)
-        # The margin is rounding's: what is subtracted was added before.
+        # The margin covers rounding: the largest is added to the total and subtracted again.
         return total - largest <= self.bound + 1e-6, torch.stack([total, largest], dim=-1)

@@ -1,7 +1,7 @@
 """Go on while (n + 1) (1 - c_n) < ``factor``, with c_n the n-th revealed position's confidence.
 
 Factor-based parallel decoding of Fast-dLLM (Wu et al. 2025, arXiv 2505.22618,
-section 3.3): the more tokens a pass reveals, the surer each must be.
+section 3.3): the more tokens a round reveals, the more confident each must be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .threshold import confidence
 class Factor:
     limit: int
     factor: float = 1.0
-    least = 1
+    asks = "after"
 
     def __post_init__(self) -> None:
         if not self.factor > 0:

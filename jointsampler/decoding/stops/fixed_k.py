@@ -1,4 +1,4 @@
-"""k reveals per block, one k for all rows or one each."""
+"""k reveals per round, the same in every row."""
 
 from __future__ import annotations
 
@@ -14,23 +14,14 @@ from ._rule import Candidate
 @dataclass(frozen=True)
 class FixedK:
     limit: int
-    rows: tuple[int, ...] | None = None  # each row's own k, at most ``limit``; None: all the same
+    asks = "never"
 
     def __post_init__(self) -> None:
-        least = min((self.limit, *(self.rows or ())))
-        if least < 1:
-            raise UserError(f"k must be at least 1, not {least}.")
+        if self.limit < 1:
+            raise UserError(f"k must be at least 1, not {self.limit}.")
 
-    @property
-    def least(self) -> int:
-        return self.limit if self.rows is None else min(self.rows)
+    def begin(self, first: Candidate) -> None:
+        return None
 
-    def begin(self, first: Candidate) -> Tensor | None:
-        if self.rows is None:
-            return None
-        return torch.tensor(self.rows, device=first.logits.device)
-
-    def goes_on(self, memory: Tensor | None, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
-        if memory is None:
-            return torch.ones_like(candidate.logits[:, 0], dtype=torch.bool), None
-        return candidate.revealed < memory, memory
+    def goes_on(self, memory: None, candidate: Candidate) -> tuple[Tensor, None]:
+        return torch.ones_like(candidate.logits[:, 0], dtype=torch.bool), None

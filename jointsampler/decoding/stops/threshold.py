@@ -1,7 +1,7 @@
 """Go on while the next position's likeliest token has at least probability ``threshold``.
 
 Confidence-aware parallel decoding of Fast-dLLM (Wu et al. 2025, arXiv
-2505.22618, section 3.3): with the confidence order, a pass reveals every
+2505.22618, section 3.3): with the confidence order, a round reveals every
 position at or above the threshold, and the most confident one in any case.
 """
 
@@ -24,7 +24,7 @@ def confidence(candidate: Candidate) -> Tensor:
 class Threshold:
     limit: int
     threshold: float = 0.9
-    least = 1
+    asks = "after"
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:

@@ -1,0 +1,250 @@
+"""The decoding loop: a full pass opens a round, reveals and updates follow until the round stops.
+
+All methods and all meters run this loop, and so share order, suppression, random
+streams and accounting. Rows leave a round on their own. The public call is in
+``generate.py``; the meters are in ``evaluation/kl.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import rng
+from ..teachers.protocol import Teacher
+from ..updates import Opening, Reveal, Round, Update, foresee, full_pass
+from .cache import CacheKind, cached, visible
+from .canvas import Canvas
+from .orders import OrderPolicy
+from .sampling import Sampling, draw, probabilities
+from .scoring import Scoreboard, Scorer
+from .stops import Candidate, StopRule
+from .verify import Draft, Verification, verify
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Everything that decides how rows are revealed, except the rows."""
+
+    update: Update
+    rule: StopRule
+    order: OrderPolicy
+    sampling: Sampling
+    seed: int
+    verification: Verification | None = None
+
+    @property
+    def least(self) -> int:
+        """Reveals that every round of a row with that many masks keeps; the host knows the number."""
+        fixed = self.rule.asks == "never" and self.verification is None
+        return self.rule.limit if fixed else 1
+
+
+@dataclass(frozen=True)
+class Script:
+    """Recorded choices that replace the method's own; None leaves them to the method."""
+
+    order: Tensor | None = None  # [B, L] int64, response position of each row's r-th reveal
+    tokens: Tensor | None = None  # [B, L] int64, the token at each response position
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A reveal that is about to be made in B rows, for observers."""
+
+    position: Tensor  # [B] int64, in the response
+    logits: Tensor  # [B, V] float32 there, untempered
+    active: Tensor  # [B] bool, rows in which it is made
+    reveal: int  # reveals of the round before it
+    estimate: Tensor | None  # [B] nats of KL that the update expected it to add
+
+
+class Decoder:
+    """One strategy on one canvas: rounds until nothing is masked.
+
+    ``before`` is called with every :class:`Choice` while the canvas is still as it
+    was, ``after`` with the canvas after every reveal and every verification.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        strategy: Strategy,
+        canvas: Canvas,
+        script: Script | None = None,
+        before: Callable[[Choice], None] | None = None,
+        after: Callable[[Canvas], None] | None = None,
+    ):
+        self.teacher, self.strategy, self.canvas = teacher, strategy, canvas
+        self.script, self.before, self.after = script or Script(), before, after
+        self._each = torch.arange(len(canvas.rows), device=canvas.ids.device)
+        # A recorded order needs no scores, unless the rule or the update reads them.
+        self._scores = (
+            self.script.order is None or strategy.rule.asks != "never" or strategy.update.ranks
+        )
+
+    @torch.inference_mode()
+    def run(
+        self, block_length: int | None = None, cache: CacheKind = "none", stop_at_end: bool = False
+    ) -> None:
+        """Reveal every masked position of the canvas, in place.
+
+        With ``block_length`` the response is finished block by block, left to right
+        (semi-autoregressive, as LLaDA does); ``cache`` names what is kept of the
+        finished blocks (``cache.py``). With ``stop_at_end`` a row ends where nothing
+        before its first end token is masked; the positions behind it stay unrevealed.
+        """
+        teacher, canvas = self.teacher, self.canvas
+        length = block_length or canvas.length
+        ends = torch.tensor(teacher.end_ids, device=canvas.ids.device) if stop_at_end else None
+        for begin in range(0, canvas.length, length):
+            canvas.open(begin, begin + length)
+            if bool(canvas.unfinished().any()):
+                source = cached(teacher, canvas, cache, begin, begin + length)
+                self._finish_open(source, length, ends)
+        if stop_at_end:
+            canvas.fill_tails(teacher.pad_id if teacher.eos_id is None else teacher.eos_id)
+
+    def _finish_open(self, teacher: Teacher, left: int, ends: Tensor | None) -> None:
+        """Rounds until the open positions are revealed, at most ``left`` a row."""
+        canvas, strategy = self.canvas, self.strategy
+        known = has = None
+        while left > 0 and bool(canvas.unfinished().any()):  # one host question per round
+            in_round = canvas.unfinished()
+            opening = self._opening(teacher, known, has)
+            draft = Draft.empty(canvas, in_round) if strategy.verification else None
+            self._round(teacher, opening, in_round, left, draft)
+            if draft is not None:
+                scorer = Scorer(teacher, canvas, strategy.order, strategy.seed)
+                known, has = verify(
+                    scorer, draft, strategy.verification, strategy.sampling, left,
+                    strategy.update.keeps_keys,
+                )  # fmt: skip
+                if self.after is not None:
+                    self.after(canvas)
+            if ends is not None:
+                canvas.end_rows(ends)
+            left -= strategy.least
+
+    def _opening(self, teacher: Teacher, known: Opening | None, has: Tensor | None) -> Opening:
+        """The full pass that opens the next round.
+
+        ``known``: the openings that a verification left behind, for the rows where
+        ``has`` [B]; the teacher runs on the other unfinished rows alone.
+        """
+        canvas, keep = self.canvas, self.strategy.update.keeps_keys
+        ask = canvas.unfinished() if has is None else canvas.unfinished() & ~has
+        canvas.teacher_passes += ask
+        canvas.teacher_rows += ask
+        if known is None:
+            return full_pass(teacher, canvas.ids, canvas.attention_mask, keep)
+        index = ask.nonzero()[:, 0]
+        if len(index):
+            mask = None if canvas.attention_mask is None else canvas.attention_mask[index]
+            known.put(index, full_pass(teacher, canvas.ids[index], mask, keep))
+        return known
+
+    def _round(
+        self,
+        teacher: Teacher,
+        opening: Opening,
+        in_round: Tensor,
+        left: int,
+        draft: Draft | None,
+    ) -> None:
+        """Reveals of one round, in the rows ``in_round`` [B] until the rule ends theirs."""
+        canvas, strategy = self.canvas, self.strategy
+        rule, update = strategy.rule, strategy.update
+        state = update.begin(teacher, opening, visible(teacher, canvas))
+        scorer = Scorer(teacher, canvas, strategy.order, strategy.seed)
+        board = Scoreboard(scorer, state.states, left) if self._scores else None
+        memory: Any = None
+        last = estimate = None
+        for reveal in range(min(rule.limit, left)):
+            if reveal > 0:
+                in_round = in_round & canvas.unfinished()
+                if rule.asks == "before":
+                    position = canvas.start + board.scores.argmin(dim=1)
+                    seen = foresee(teacher, state, canvas.ids, position, canvas.start + last, reveal)
+                    estimate = state.estimate(seen)
+                    stays, memory = rule.goes_on(memory, Candidate(seen.logits, reveal, estimate))
+                    in_round = in_round & stays
+                # Asking whether any row is left costs less than the update that it may save.
+                if rule.asks != "never" and not bool(in_round.any()):
+                    break
+                self._advance(state, board, last, in_round, left - min(reveal, strategy.least))
+            position, logits, memory, in_round = self._choose(
+                teacher, state, board, memory, in_round, reveal
+            )
+            choice = Choice(position, logits, in_round, reveal, estimate)
+            self._reveal(choice, draft)
+            if board is not None:
+                board.revealed()
+            last = position
+
+    def _advance(
+        self, state: Round, board: Scoreboard | None, last: Tensor, in_round: Tensor, most: int
+    ) -> None:
+        """The update after the reveal at ``last`` [B]; ``most`` bounds a row's masked positions."""
+        canvas, update = self.canvas, self.strategy.update
+        masked = scores = None
+        if update.ranks:
+            masked, scores = canvas.candidates_on_canvas(), board.on_canvas()
+        moved = state.advance(Reveal(canvas.ids, canvas.start + last, masked, scores))
+        if update.passes:
+            canvas.update_passes += in_round
+        if board is not None:
+            board.moved(state.states, moved, most)
+
+    def _choose(
+        self,
+        teacher: Teacher,
+        state: Round,
+        board: Scoreboard | None,
+        memory: Any,
+        in_round: Tensor,
+        reveal: int,
+    ) -> tuple[Tensor, Tensor, Any, Tensor]:
+        """(position [B], logits [B, V] there, the rule's memory, rows that stay in the round)."""
+        rule, recorded = self.strategy.rule, self.script.order
+
+        def logits_at(position: Tensor) -> Tensor:
+            return teacher.logits(state.states[self._each, self.canvas.start + position])
+
+        position = None if board is None else board.scores.argmin(dim=1)
+        logits = None
+        if recorded is None or rule.asks != "never":  # the rule sees the method's own position
+            logits = logits_at(position)
+            candidate = Candidate(logits, reveal)
+            if reveal == 0:
+                memory = rule.begin(candidate)
+            elif rule.asks == "after":
+                stays, memory = rule.goes_on(memory, candidate)
+                in_round = in_round & stays
+        if recorded is not None:
+            slot = self.canvas.revealed.clamp_max(recorded.shape[1] - 1)
+            position = recorded[self._each, slot].clamp_min(0)
+            logits = logits_at(position)
+        return position, logits, memory, in_round
+
+    def _reveal(self, choice: Choice, draft: Draft | None) -> None:
+        """Draw or look up the token of ``choice``, and write it."""
+        canvas, strategy = self.canvas, self.strategy
+        if self.before is not None:
+            self.before(choice)
+        probs = None
+        if self.script.tokens is None:
+            probs = probabilities(choice.logits, strategy.sampling)
+            uniform = rng.uniform(strategy.seed, canvas.rows, choice.position, rng.TOKEN)
+            token = draw(probs, uniform)
+        else:
+            token = self.script.tokens[self._each, choice.position]
+        canvas.reveal(choice.position, token, choice.active)
+        if draft is not None:
+            draft.add(choice.position, token, probs, choice.active)
+        if self.after is not None:
+            self.after(canvas)

@@ -1,0 +1,38 @@
+"""Updates: how states follow a reveal without a full pass. One protocol, one file each."""
+
+from __future__ import annotations
+
+from ..errors import UserError
+from ..sampler import JointSampler
+from .none import NoUpdate
+from .protocol import Opening, Reveal, Round, Update, foresee, full_pass
+from .refresh import Refresh
+from .trained import Trained
+
+
+def as_update(update: Update | JointSampler | None) -> Update:
+    """The update that a caller's argument means; UserError where it means none."""
+    if update is None:
+        return NoUpdate()
+    if isinstance(update, JointSampler):
+        return Trained(update)
+    if isinstance(update, Update):
+        return update
+    raise UserError(
+        f"An update is a JointSampler, a Refresh or None, not {type(update).__name__}: see "
+        "jointsampler/updates/ for the protocol of your own."
+    )
+
+
+__all__ = [
+    "NoUpdate",
+    "Opening",
+    "Refresh",
+    "Reveal",
+    "Round",
+    "Trained",
+    "Update",
+    "as_update",
+    "foresee",
+    "full_pass",
+]

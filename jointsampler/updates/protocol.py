@@ -1,0 +1,114 @@
+"""The update: how states follow a reveal without a full pass.
+
+A **round** is one full pass of the teacher and the reveals that follow it. An
+:class:`Update` begins a :class:`Round` from the states of the full pass, and the
+round advances after each reveal. Decoding, the KL meters and the training step
+drive the same rounds. An update owns everything that it stores (states, keys and
+values) and reports at which positions states are new. Which position and token
+to reveal is left to ``decoding/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..sampler.estimator import Foresight
+from ..teachers.columns import KeyValues
+from ..teachers.protocol import Teacher
+
+
+@dataclass
+class Opening:
+    """The result of a full pass over B rows of S positions, from which a round begins."""
+
+    states: Tensor  # [B, S, (1 + F) H], aligned: position i predicts token i
+    stored: KeyValues | None  # keys and values of the pass, if the update reads them
+
+    def select(self, rows: Tensor) -> Opening:
+        """A copy of ``rows`` [N] int64."""
+        return Opening(self.states[rows], None if self.stored is None else self.stored.select(rows))
+
+    def put(self, rows: Tensor, other: Opening) -> None:
+        """Replace ``rows`` [N] int64 by those of ``other``, in place."""
+        self.states[rows] = other.states
+        if self.stored is not None:
+            self.stored.put(rows, other.stored)
+
+
+def full_pass(teacher: Teacher, ids: Tensor, attention_mask: Tensor | None, keep: bool) -> Opening:
+    """One pass of the teacher over ids [B, S]; ``keep`` its keys and values."""
+    if not keep:
+        return Opening(teacher.hidden(ids, attention_mask), None)
+    stored = KeyValues()
+    return Opening(teacher.hidden(ids, attention_mask, stored), stored)
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """The canvas right after a reveal, B rows of S positions."""
+
+    ids: Tensor  # [B, S] int64, with the new token
+    position: Tensor  # [B] int64 in 0 .. S - 1, where it is
+    masked: Tensor | None = None  # [B, S] bool, positions that may be revealed next
+    scores: Tensor | None = None  # [B, S] order scores where masked, the lowest is revealed first
+
+
+class Round(Protocol):
+    """What an update holds between the full pass and the end of the round."""
+
+    opening: Tensor  # [B, S, (1 + F) H], states of the full pass
+    states: Tensor  # [B, S, H or more], states now
+
+    def advance(self, reveal: Reveal) -> Tensor | None:
+        """Make ``states`` follow ``reveal``.
+
+        Returns the positions [B, C] int64 whose states are new, C >= 0, or None if
+        all may be; S stands for no position.
+        """
+
+    def estimate(self, seen: Foresight) -> Tensor:
+        """[B] nats of KL(teacher || method) that the next reveal is expected to add."""
+
+
+@runtime_checkable
+class Update(Protocol):
+    """Begins rounds. One file per implementation, registered in ``updates/__init__.py``."""
+
+    name: str
+    passes: bool  # whether advancing a round computes anything, and so costs an update pass
+    keeps_keys: bool  # whether a round reads the keys and values of the full pass
+    ranks: bool  # whether a round reads Reveal.masked and Reveal.scores
+    estimates: bool  # whether a round estimates the KL of the next reveal
+    k_max: int | None  # reveals of the longest round that its estimates are meant for
+
+    def reading(self, teacher: Teacher) -> Teacher:
+        """The teacher whose states a round reads; UserError where the two do not fit."""
+
+    def begin(self, teacher: Teacher, opening: Opening, attention_mask: Tensor | None) -> Round:
+        """A round after a full pass; attention_mask [B, S] bool hides positions, None hides none.
+
+        The round may overwrite ``opening.stored``, never ``opening.states``.
+        """
+
+
+def foresee(
+    teacher: Teacher, state: Round, ids: Tensor, position: Tensor, last: Tensor, depth: int
+) -> Foresight:
+    """The inputs of an estimate at ``position`` [B], before the update that follows the reveal at ``last`` [B].
+
+    ids: [B, S] the canvas with that reveal; depth: reveals of the round so far.
+    """
+    each = torch.arange(len(ids), device=ids.device)
+    states = state.states[each, position]
+    return Foresight(
+        states,
+        state.opening[each, position],
+        teacher.logits(states),
+        teacher.embed(ids[each, last][:, None])[:, 0],
+        position - last,
+        depth,
+    )
