@@ -11,7 +11,7 @@ from pyarrow import fs
 from jointsampler import Trajectories, UserError, storage
 from jointsampler.cli import main
 from jointsampler.config.schema import load_config
-from jointsampler.corpus.trajectories import read_parquet, write_parquet
+from jointsampler.corpus.parquet import read_parquet, write_parquet
 from workflows import corpus
 
 

@@ -38,7 +38,7 @@ from jointsampler.corpus.manifest import (
     verify_corpus,
     write_manifest,
 )
-from jointsampler.corpus.trajectories import decode, encode
+from jointsampler.corpus.parquet import decode, encode
 from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .. import storage
 from ..errors import UserError
 from ..storage import Location
-from .trajectories import Trajectories, decode
+from .parquet import decode
+from .trajectories import Trajectories
 
 NAME = "corpus.json"
 

@@ -1,8 +1,8 @@
-"""Teacher trajectories: the corpus row, its Parquet form, and the states on its path.
+"""Teacher trajectories: the rows of a corpus, and the states on their paths.
 
-A row is (row_id, prompt, tokens, order, seed, teacher): about ten bytes a token.
-Any state x_t of the trajectory follows from it, so nothing else is stored. Who
-samples the rows and where the files go is the corpus stage's business.
+A row holds the prompt, the response tokens and the order of the reveals. Every
+state x_t of the trajectory follows from these, so no state is stored. The file
+form is in ``parquet.py``, sampling in ``sample.py``.
 """
 
 from __future__ import annotations
@@ -10,38 +10,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from .. import storage
 from ..decoding.canvas import left_pad
 from ..decoding.generate import Generation
 from ..errors import UserError
-from ..storage import Location
 from ..teachers.protocol import Teacher
-
-SCHEMA = pa.schema(
-    [
-        pa.field("row_id", pa.int64(), nullable=False),
-        pa.field("prompt", pa.list_(pa.int32()), nullable=False),  # ids, bos included
-        pa.field("tokens", pa.list_(pa.int32()), nullable=False),  # [L] response ids
-        pa.field("order", pa.list_(pa.int32()), nullable=False),  # [L] position of the r-th reveal
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("teacher", pa.string(), nullable=False),  # fingerprint
-    ]
-)
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """N rows with responses of one length L."""
+    """N rows with responses of L positions.
+
+    A row that reached its end early has fewer than L reveals: ``order`` is -1
+    after the last one, and ``tokens`` holds the end token at the positions that
+    were never revealed.
+    """
 
     row_ids: Tensor  # [N] int64
     prompts: list[list[int]]
     tokens: Tensor  # [N, L] int64
-    order: Tensor  # [N, L] int64
+    order: Tensor  # [N, L] int64, response position of each reveal; -1 after the last
     seed: int
     teacher: str  # fingerprint
 
@@ -52,9 +42,14 @@ class Trajectories:
     def length(self) -> int:
         return self.tokens.shape[1]
 
+    @property
+    def reveals(self) -> Tensor:
+        """[N] int64, the number of recorded reveals of each row."""
+        return (self.order >= 0).sum(1)
+
     @staticmethod
     def joined(parts: Sequence[Trajectories]) -> Trajectories:
-        """All rows of parts with responses of one length, by row id."""
+        """All rows of parts that have one length, seed and teacher, sorted by row id."""
         first = parts[0]
         ids = torch.cat([part.row_ids for part in parts])
         return Trajectories(
@@ -78,28 +73,25 @@ class Trajectories:
         )
 
     @classmethod
-    def from_generation(
-        cls, generation: Generation, seed: int, teacher: Teacher, on_policy: bool = False
-    ) -> Trajectories:
+    def from_generation(cls, generation: Generation, seed: int, teacher: Teacher) -> Trajectories:
         """The trajectories of a sequential ``Generation``.
 
-        ``on_policy``: of any other, as states to learn from, which are no sample
-        of the joint. Raises UserError where, without it, a teacher pass revealed
-        more than one token.
+        Raises UserError where a round revealed more than one token, or where a
+        teacher pass revealed none.
         """
-        if not on_policy and not torch.equal(
-            generation.teacher_passes,
-            generation.order.new_full((len(generation.rows),), generation.order.shape[1]),
-        ):
+        order, rounds = generation.order, generation.block
+        repeated = (rounds[:, 1:] == rounds[:, :-1]) & (order[:, 1:] >= 0)
+        reveals = (order >= 0).sum(1)
+        if bool(repeated.any()) or not torch.equal(generation.teacher_passes, reveals):
             raise UserError(
-                "Trajectories come from sequential sampling (one token per teacher pass); "
-                "this generation revealed several."
+                "Trajectories come from sequential sampling (one token per teacher pass), but this "
+                "generation revealed several tokens in a round: sample with method='sequential'."
             )
         return cls(
             generation.rows,
             generation.prompts,
             generation.responses,
-            generation.order,
+            order,
             seed,
             teacher.fingerprint,
         )
@@ -115,12 +107,13 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Paths:
-    """Trajectories on a device, ready to be cut at any step."""
+    """B trajectories on the teacher's device; ``state(t)`` gives any state on their paths."""
 
-    ids: Tensor  # [B, P + L] int64, all revealed
+    ids: Tensor  # [B, P + L] int64, prompt padded on the left, then all response tokens
     attention_mask: Tensor | None  # [B, P + L] bool, None without padding
-    order: Tensor  # [B, L] int64
-    rank: Tensor  # [B, L] int64, when each response position is revealed
+    order: Tensor  # [B, L] int64, response position of each reveal; -1 after the last
+    rank: Tensor  # [B, L] int64, index of the reveal of each position; L if never revealed
+    reveals: Tensor  # [B] int64, number of recorded reveals
     start: int  # P
     mask_id: int
 
@@ -128,15 +121,18 @@ class Paths:
     def of(cls, rows: Trajectories, teacher: Teacher) -> Paths:
         prompt, real = left_pad(rows.prompts, teacher.pad_id)
         full = torch.cat([real, torch.ones_like(rows.tokens, dtype=torch.bool)], dim=1)
-        rank = torch.empty_like(rows.order).scatter(
-            1, rows.order, torch.arange(rows.length).expand_as(rows.order)
-        )
+        length = rows.length
+        # One column more, into which the -1s of ended rows scatter; it is cut off.
+        slots = torch.arange(length).expand_as(rows.order)
+        target = torch.where(rows.order < 0, length, rows.order)
+        rank = torch.full((len(rows), length + 1), length).scatter(1, target, slots)[:, :length]
         device = teacher.device
         return cls(
             torch.cat([prompt, rows.tokens], dim=1).to(device),
             None if bool(full.all()) else full.to(device),
             rows.order.to(device),
             rank.to(device),
+            rows.reveals.to(device),
             prompt.shape[1],
             teacher.mask_id,
         )
@@ -144,7 +140,13 @@ class Paths:
     def select(self, index: Tensor) -> Paths:
         mask = None if self.attention_mask is None else self.attention_mask[index]
         return Paths(
-            self.ids[index], mask, self.order[index], self.rank[index], self.start, self.mask_id
+            self.ids[index],
+            mask,
+            self.order[index],
+            self.rank[index],
+            self.reveals[index],
+            self.start,
+            self.mask_id,
         )
 
     def repeat(self, count: int) -> Paths:
@@ -152,100 +154,10 @@ class Paths:
         return self.select(torch.arange(len(self.ids), device=self.ids.device).repeat(count))
 
     def state(self, t: Tensor) -> Tensor:
-        """x_t: [B, P + L] ids with the reveals 0..t-1 made; t is [B] int64."""
+        """x_t [B, P + L] int64: the ids after reveals 0 to t - 1, t [B] int64.
+
+        Positions that were never revealed stay masked at every t up to L.
+        """
         masked = self.rank >= t[:, None]
         response = torch.where(masked, self.mask_id, self.ids[:, self.start :])
         return torch.cat([self.ids[:, : self.start], response], dim=1)
-
-
-def encode(rows: Trajectories) -> bytes:
-    """The rows as one Parquet file; the same rows give the same bytes."""
-    n = len(rows)
-    table = pa.table(
-        {
-            "row_id": rows.row_ids.tolist(),
-            "prompt": rows.prompts,
-            "tokens": rows.tokens.tolist(),
-            "order": rows.order.tolist(),
-            "seed": [rows.seed] * n,
-            "teacher": [rows.teacher] * n,
-        },
-        schema=SCHEMA,
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
-
-
-def write_parquet(rows: Trajectories, location: Location) -> None:
-    """One file, atomically: it appears under its name only when complete."""
-    storage.write(location, encode(rows))
-
-
-def read_parquet(locations: Sequence[Location]) -> Trajectories:
-    """All rows of the files, sorted by row id; see :func:`decode` for what is refused."""
-    files = []
-    for location in locations:
-        try:
-            files.append((location, storage.read(location)))
-        except OSError as error:
-            raise _unreadable(location, error) from None
-    return decode(files)
-
-
-def _unreadable(location: Location, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0]
-    return UserError(
-        f"Corpus file {storage.shown(location)} is unreadable or truncated ({reason}): run the corpus "
-        "stage again, which makes it anew."
-    )
-
-
-def decode(files: Sequence[tuple[Location, bytes]]) -> Trajectories:
-    """All rows of the (location, content) pairs, sorted by row id.
-
-    Raises UserError naming the file: unreadable or truncated, another schema,
-    an order that is no permutation, several lengths, seeds or teachers, a row twice.
-    """
-    if not files:
-        raise UserError("No corpus files to read: run the corpus stage first.")
-    tables = []
-    for location, data in files:
-        try:
-            table = pq.read_table(pa.BufferReader(data))
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(location, error) from None
-        if table.schema.names != SCHEMA.names:
-            raise UserError(
-                f"Corpus file {storage.shown(location)} has columns {table.schema.names}, not "
-                f"{SCHEMA.names}: it was not written by the corpus stage."
-            )
-        tables.append(table.cast(SCHEMA))
-    data = pa.concat_tables(tables).sort_by("row_id").to_pydict()
-    where = f"{storage.shown(files[0][0]).rpartition('/')[0]} ({len(files)} files)"
-    tokens, order = data["tokens"], data["order"]
-    length = len(tokens[0])
-    expected = list(range(length))
-    for row_id, row_tokens, row_order in zip(data["row_id"], tokens, order, strict=True):
-        if len(row_tokens) != length or sorted(row_order) != expected:
-            raise UserError(
-                f"Corpus {where}: row {row_id} does not have {length} tokens and a permutation "
-                "of their positions as its order: the corpus mixes settings or is damaged."
-            )
-    for name in ("seed", "teacher"):
-        if len(set(data[name])) != 1:
-            raise UserError(
-                f"Corpus {where} mixes several values of {name!r}: keep one per folder."
-            )
-    if len(set(data["row_id"])) != len(data["row_id"]):
-        raise UserError(
-            f"Corpus {where} holds a row id twice: delete the folder and sample it anew."
-        )
-    return Trajectories(
-        torch.tensor(data["row_id"]),
-        data["prompt"],
-        torch.tensor(tokens),
-        torch.tensor(order),
-        data["seed"][0],
-        data["teacher"][0],
-    )

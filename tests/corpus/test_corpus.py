@@ -8,7 +8,7 @@ import torch
 from jointsampler import JointSampler, UserError, block_kl, generate, storage
 from jointsampler.config.schema import changed, load_config
 from jointsampler.corpus.manifest import targets_name
-from jointsampler.corpus.trajectories import decode
+from jointsampler.corpus.parquet import decode
 from jointsampler.distill import DistillSettings, OfflineStates, TeacherStates, distill_step
 from jointsampler.distill.offline import TopTruth, anchors_of, top_of
 from workflows import corpus

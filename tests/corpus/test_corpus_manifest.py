@@ -16,7 +16,7 @@ from jointsampler.corpus.manifest import (
     verify_corpus,
     write_manifest,
 )
-from jointsampler.corpus.trajectories import encode
+from jointsampler.corpus.parquet import encode
 from jointsampler.memory import largest_fitting
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from jointsampler import Trajectories, UserError, generate
-from jointsampler.corpus.trajectories import SCHEMA, Paths, read_parquet, write_parquet
+from jointsampler.corpus.parquet import SCHEMA, read_parquet, write_parquet
+from jointsampler.corpus.trajectories import Paths
+from jointsampler.tasks import TASKS, examples
 
 
 @pytest.fixture
@@ -60,6 +62,34 @@ def test_only_sequential_generations_are_trajectories(tiny):
         Trajectories.from_generation(out, 0, tiny)
 
 
+@pytest.fixture(scope="module")
+def ended(tiny):
+    """Samples of task prompts, which stop at their end token."""
+    prompts = [example.prompt for example in examples(TASKS["copy"], 0, 2)]
+    return generate(
+        tiny, method="sequential", k=1, prompts=prompts, num_samples=4, max_new_tokens=24, seed=2,
+        order="left_to_right",
+        stop_at_end=True,
+    )  # fmt: skip
+
+
+def test_a_row_that_ends_early_has_fewer_reveals_and_its_tail_stays_masked(tiny, ended, tmp_path):
+    rows = Trajectories.from_generation(ended, 2, tiny)
+    assert int(rows.reveals.min()) < rows.length  # some row ended
+    assert torch.equal(rows.reveals, ended.teacher_passes)
+    assert torch.equal((rows.order >= 0).int().cumprod(1).sum(1), rows.reveals)  # -1s come last
+    paths = Paths.of(rows, tiny)
+    last = paths.state(torch.full((8,), rows.length))[:, paths.start :]
+    assert torch.equal((last == tiny.mask_id).sum(1), rows.length - rows.reveals)
+    for row, count in enumerate(rows.reveals.tolist()):
+        revealed = rows.order[row, :count]
+        assert torch.equal(paths.rank[row, revealed], torch.arange(count))
+        assert torch.equal(last[row, revealed], rows.tokens[row, revealed])
+    write_parquet(rows, tmp_path / "a.parquet")
+    back = read_parquet([tmp_path / "a.parquet"])
+    assert torch.equal(back.order, rows.order) and torch.equal(back.tokens, rows.tokens)
+
+
 def test_a_truncated_file_is_named(rows, tmp_path):
     path = tmp_path / "part.parquet"
     write_parquet(rows, path)
@@ -82,8 +112,12 @@ def test_a_missing_file_another_schema_and_no_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"order": [[0, 0]]}, "permutation"),
-        ({"tokens": [[1, 2, 3]]}, "permutation"),
+        ({"order": [[0, 0]]}, "at most once"),
+        ({"order": [[-1, 0]]}, "at most once"),
+        ({"order": [[0, 2]]}, "at most once"),
+        ({"order": [[0, -2]]}, "at most once"),
+        ({"order": [[0]]}, "at most once"),
+        ({"tokens": [[1, 2, 3]]}, "at most once"),
         ({"row_id": [0]}, "twice"),
         ({"seed": [9]}, "several values of 'seed'"),
         ({"teacher": ["b"]}, "several values of 'teacher'"),

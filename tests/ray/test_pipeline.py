@@ -12,7 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jointsampler import JointSampler, block_kl, load_teacher
-from jointsampler.corpus.trajectories import read_parquet
+from jointsampler.corpus.parquet import read_parquet
 from jointsampler.report.results import read_results
 from tests.ray.jobs import submit
 
