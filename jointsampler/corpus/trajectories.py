@@ -79,7 +79,7 @@ class Trajectories:
         Raises UserError where a round revealed more than one token, or where a
         teacher pass revealed none.
         """
-        order, rounds = generation.order, generation.block
+        order, rounds = generation.order, generation.round
         repeated = (rounds[:, 1:] == rounds[:, :-1]) & (order[:, 1:] >= 0)
         reveals = (order >= 0).sum(1)
         if bool(repeated.any()) or not torch.equal(generation.teacher_passes, reveals):

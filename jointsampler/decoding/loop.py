@@ -109,11 +109,18 @@ class Decoder:
         if stop_at_end:
             canvas.fill_tails(teacher.pad_id if teacher.eos_id is None else teacher.eos_id)
 
-    def _finish_open(self, teacher: Teacher, left: int, ends: Tensor | None) -> None:
-        """Rounds until the open positions are revealed, at most ``left`` a row."""
+    @torch.inference_mode()
+    def run_reveals(self, masked: int, count: int) -> None:
+        """Reveal ``count`` of every row's ``masked`` positions: for timing. A fixed k divides count."""
+        self._finish_open(self.teacher, masked, None, until=masked - count)
+
+    def _finish_open(
+        self, teacher: Teacher, left: int, ends: Tensor | None, until: int = 0
+    ) -> None:
+        """Rounds until at most ``until`` of ``left`` open positions a row are unrevealed."""
         canvas, strategy = self.canvas, self.strategy
         known = has = None
-        while left > 0 and bool(canvas.unfinished().any()):  # one host question per round
+        while left > until and bool(canvas.unfinished().any()):  # one host question per round
             in_round = canvas.unfinished()
             opening = self._opening(teacher, known, has)
             draft = Draft.empty(canvas, in_round) if strategy.verification else None

@@ -1,21 +1,17 @@
 """Distillation of a joint sampler from teacher trajectories: targets, loss, step.
 
-Optimizers, workers and checkpoints are the training workflow's business.
+Optimizers, workers and checkpoints are left to ``workflows/train``.
 """
 
-from .offline import OfflineSettings, OfflineStates, Recorder, encode_targets
-from .step import DistillSettings, distill_step, draw_depth, draw_states, start_weights
-from .targets import TeacherStates
+from .positions import DistillSettings, draw_depth, draw_states
+from .step import distill_step
+from .targets import TeacherStates, start_weights
 
 __all__ = [
     "DistillSettings",
-    "OfflineSettings",
-    "OfflineStates",
-    "Recorder",
     "TeacherStates",
     "distill_step",
     "draw_depth",
     "draw_states",
-    "encode_targets",
     "start_weights",
 ]

@@ -1,9 +1,7 @@
-"""Targets: what a distillation step needs of the teacher, and where the loss looks.
+"""Targets: the teacher's states along trajectories, computed on demand or kept in memory.
 
-The loss looks at the positions revealed next, which is where decoding will read
-the sampler, and at random other masked ones, so that no position is left to
-itself. The teacher is asked as the step goes (``TeacherStates``) or was asked
-while the corpus was sampled (``offline.py``); a step cannot tell.
+A distillation step needs the states that open a round and the teacher's states
+after each later reveal. Where the loss is taken is left to ``positions.py``.
 """
 
 from __future__ import annotations
@@ -11,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,97 +18,22 @@ from torch import Tensor
 from .. import rng
 from ..corpus.trajectories import Paths, Trajectories
 from ..decoding.sampling import Sampling, draw, probabilities
-from ..sampler.model import at_columns
+from ..sampler import at_columns
 from ..teachers.protocol import Teacher
-
-STREAM = 11  # of rng.uniform: which far positions enter the loss
-STREAM_FRESH, STREAM_TOKEN = 16, 17  # which states are continued afresh, and with what
-
-
-@dataclass(frozen=True)
-class LossPositions:
-    """C response positions per state where the loss is taken."""
-
-    positions: Tensor  # [B, C] int64, relative to the response
-    weight: Tensor  # [B, C] float32, sums to 1 in every row that has a masked position, else 0
-
-
-def loss_positions(
-    paths: Paths,
-    t: Tensor,
-    near: int,
-    far: int,
-    near_share: float,
-    seed: int,
-    keys: Tensor,
-    within: Tensor | None = None,
-) -> LossPositions:
-    """The ``near`` positions revealed next at state x_t and ``far`` others among the masked.
-
-    The near ones share ``near_share`` of the weight, the far ones stand for all
-    other masked positions. t: [B]; keys: [B] int64, what the choice is seeded with;
-    within: [B, L] bool, where the sampler can move anything, None is everywhere.
-    """
-    length = paths.rank.shape[1]
-    ahead = paths.rank - t[:, None]  # [B, L], < 0 where revealed, 0 at the next position
-    masked = ahead >= 0
-    if within is not None:
-        masked = masked & within
-        ahead = torch.where(within, ahead, -1)
-    places = torch.arange(length, device=ahead.device)
-    draws = rng.uniform(seed, keys[:, None], places[None], STREAM)
-    # Near positions in order, then the other masked ones shuffled, then the revealed.
-    key = torch.where(ahead < near, ahead.double(), length + draws)
-    key = torch.where(masked, key, 3.0 * length)
-    positions = key.argsort(dim=1)[:, : near + far]
-    picked = ahead.gather(1, positions)
-    is_near = ((picked >= 0) & (picked < near)).float()
-    is_far = (picked >= near).float()
-    n_near, n_far = is_near.sum(1, keepdim=True), is_far.sum(1, keepdim=True)
-    share = torch.where(n_far > 0, near_share, 1.0) * (n_near > 0)
-    weight = is_near * share / n_near.clamp_min(1) + is_far * (1 - share) / n_far.clamp_min(1)
-    return LossPositions(positions, weight)
-
-
-class Truth(Protocol):
-    """The teacher's conditionals at N positions."""
-
-    def split(self, size: int) -> list[Truth]:
-        """In parts of ``size`` positions."""
-
-    def outcomes(self, teacher: Teacher, law: Tensor) -> tuple[Tensor, Tensor]:
-        """(teacher's, sampler's) log-probabilities [N, O] of the same outcomes.
-
-        law: [N, V], the sampler's normalised log-probabilities.
-        """
-
-
-@dataclass(frozen=True)
-class FullTruth:
-    """All of the vocabulary, from the teacher's states [N, H]."""
-
-    states: Tensor
-
-    def split(self, size: int) -> list[FullTruth]:
-        return [FullTruth(part) for part in self.states.split(size)]
-
-    def outcomes(self, teacher: Teacher, law: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return torch.log_softmax(teacher.logits(self.states), dim=-1), law
+from .positions import DistillSettings, LossPositions, loss_positions, state_keys
 
 
 @dataclass(frozen=True)
 class DepthTargets:
-    """What one depth of a step is held to."""
+    """The teacher's answer at one depth of a step."""
 
     where: LossPositions
-    truth: Truth  # at these positions, [B * C] of them
-    hidden: Tensor | None  # [B, S, H], the teacher's; None where it was not kept
+    truth: Tensor  # [B * C, H], the teacher's states at these positions
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What one step is held to: B paths from their opening state to depth D."""
+    """The teacher's answers of one step: B paths from their opening state to depth D."""
 
     paths: Paths
     at: Tensor  # [D + 1, B] int64, reveals made in each state
@@ -119,32 +41,25 @@ class Targets:
     depths: list[DepthTargets]
 
 
-def keys_of(paths: Paths, row_ids: Tensor, starts: Tensor) -> Tensor:
-    """[B] int64, one per state: what the choice of far positions is seeded with."""
-    return row_ids.to(starts.device) * paths.order.shape[1] + starts
+def start_weights(states: TeacherStates, certain: float) -> Callable[[Tensor], Tensor] | None:
+    """For ``draw_states``: a start weighs ``certain`` where the teacher was sure of its first token, else up to 1.
 
-
-def reachable(paths: Paths, t: Tensor, candidates: int) -> Tensor | None:
-    """[B, L] bool: the positions in a window of ``candidates`` opened at x_t; None without one."""
-    return paths.rank - t[:, None] < candidates if candidates else None
-
-
-class TargetSettings(Protocol):
-    """The part of the distillation settings that targets depend on."""
-
-    near: int
-    far: int
-    near_share: float
-    fresh: float
+    A certain token changes the other conditionals little, so a sampler learns
+    little there. None where ``certain`` is 1.
+    """
+    if certain == 1:
+        return None
+    return lambda rows: 1 - (1 - certain) * states.certainty(rows)[:, :-1]
 
 
 class TeacherStates:
-    """The teacher's hidden states along trajectories: computed when asked, or once and kept.
+    """The teacher's hidden states along trajectories: computed at every call, or once and kept.
 
     With ``cache_gib`` of memory, all states of a row are computed when the row
-    is first met and kept in bfloat16, so that from then on training needs no
-    teacher pass; rows beyond the budget stay online. A row costs L x S x H x 2
-    bytes (more if intermediate layers are read): a megabyte or less for a small teacher, too much for a 7B one.
+    is first drawn and kept in bfloat16, so that later steps need no teacher pass
+    for it. Rows beyond the budget stay online. A row takes L x S x H x 2 bytes
+    (more if inner layers are read): a megabyte or less for a small teacher, too
+    much for a 7B one.
     """
 
     def __init__(
@@ -165,7 +80,7 @@ class TeacherStates:
         self.seconds = 0.0  # in all that :meth:`targets` does
 
     def row_bytes(self, row: int) -> int:
-        """What keeping all states of ``row`` takes."""
+        """Memory that all states of ``row`` take."""
         length, prompt = self.trajectories.length, len(self.trajectories.prompts[row])
         width = self.teacher.hidden_size * (1 + len(self.teacher.read_layers))
         return length * (length + prompt) * width * 2
@@ -188,39 +103,35 @@ class TeacherStates:
         self,
         index: Tensor,
         starts: Tensor,
-        settings: TargetSettings,
+        settings: DistillSettings,
         depths: int,
         seed: int,
-        candidates: int = 0,
         step: int = 0,
     ) -> Targets:
         """Of rows ``index`` [B] cut at ``starts`` [B], to depth ``depths``.
 
-        ``candidates``: the sampler's window, outside which the loss does not look; 0 is none.
-        Of ``settings.fresh`` of the states, drawn anew in every ``step``, the teacher
-        continues with tokens of its own instead of the recorded ones (:meth:`continued`).
+        A share ``settings.fresh`` of the states, drawn anew in every ``step``,
+        continues with new tokens of the teacher instead of the recorded ones
+        (:meth:`continued`).
         """
         begin = time.perf_counter()
         rows = self.trajectories.select(index)
         paths = Paths.of(rows, self.teacher)
         t = starts.to(paths.ids.device)
-        last = paths.order.shape[1] - 1  # the last state with a masked position
-        at = torch.stack([(t + d).clamp_max(last) for d in range(depths + 1)])
-        keys, made = keys_of(paths, rows.row_ids, t), []
+        last = (paths.reveals - 1).clamp_min(0)  # the last state with a position to reveal
+        at = torch.stack([torch.minimum(t + d, last) for d in range(depths + 1)])
+        keys, made = state_keys(paths, rows.row_ids, t), []
         fresh = None
-        if settings.fresh:  # else not even the question, which on a GPU would wait for the answer
-            fresh = rng.uniform(seed, keys, step, STREAM_FRESH) < settings.fresh
+        if settings.fresh:  # without it no draw, whose answer the host would wait for on a GPU
+            fresh = rng.uniform(seed, keys, step, rng.FRESH) < settings.fresh
         if fresh is not None and bool(fresh.any()):
             paths, opening, later = self._mixed(index, paths, at, fresh, keys, seed, step)
         else:
             opening, later = self.hidden(index, paths, at)
-        within = reachable(paths, t, candidates)
         for d in range(1, depths + 1):
-            where = loss_positions(
-                paths, at[d], settings.near, settings.far, settings.near_share, seed, keys, within
-            )
+            where = loss_positions(paths, at[d], settings, seed, keys)
             states = at_columns(later[d - 1], paths.start + where.positions)
-            made.append(DepthTargets(where, FullTruth(states.flatten(0, 1)), later[d - 1]))
+            made.append(DepthTargets(where, states.flatten(0, 1)))
         self.seconds += time.perf_counter() - begin
         return Targets(paths, at, opening, made)
 
@@ -235,7 +146,7 @@ class TeacherStates:
         seed: int,
         step: int,
     ) -> tuple[Paths, Tensor, Tensor]:
-        """(paths, opening, later) of a batch whose rows ``fresh`` [B] are continued, the others as recorded."""
+        """(paths, opening, later) of a batch whose rows ``fresh`` [B] get new tokens, the others as recorded."""
         again, same = fresh.nonzero()[:, 0], (~fresh).nonzero()[:, 0]
         opening, _ = self.hidden(index[again.cpu()], paths.select(again), at[:1, again])
         new, later = self.continued(
@@ -262,20 +173,20 @@ class TeacherStates:
         seed: int,
         step: int,
     ) -> tuple[Tensor, Tensor]:
-        """(ids [B, S], later states [D, B, S, H]) where the teacher draws what is revealed from at[0] on.
+        """(ids [B, S], later states [D, B, S, H]) with new tokens from reveal at[0] on.
 
-        Where it draws is recorded, what it draws is not: one teacher pass per
-        depth, as many as the recorded path takes. opening: [B, S, H or more] at
-        at[0], at: [D + 1, B], keys: [B] int64.
+        The positions are the recorded ones, the tokens are drawn from the teacher:
+        one teacher pass per depth, as many as the recorded path takes. opening:
+        [B, S, H or more] at at[0], at: [D + 1, B], keys: [B] int64.
         """
         each = torch.arange(len(keys), device=keys.device)
         size, later = self.teacher.hidden_size, []
         states = opening[..., :size]
         for before, now in itertools.pairwise(at):
-            column = paths.start + paths.order[each, before]
-            law = probabilities(self.teacher.logits(states[each, column]).float(), self.sampling)
-            uniform = rng.uniform(seed, keys, step, before, STREAM_TOKEN)
-            ids = paths.ids.index_put((each, column), draw(law, uniform))
+            column = paths.start + paths.order[each, before].clamp_min(0)
+            probs = probabilities(self.teacher.logits(states[each, column]).float(), self.sampling)
+            uniform = rng.uniform(seed, keys, step, before, rng.FRESH_TOKEN)
+            ids = paths.ids.index_put((each, column), draw(probs, uniform))
             paths = dataclasses.replace(paths, ids=ids)
             states = self._ask(paths, now[None])[0, ..., :size]
             later.append(states)
@@ -285,8 +196,8 @@ class TeacherStates:
     def hidden(self, index: Tensor, paths: Paths, at: Tensor) -> tuple[Tensor, Tensor]:
         """States of rows ``index`` [B] (whose paths are ``paths``) at reveals ``at`` [D, B].
 
-        (what opens the block, at at[0]: [B, S, (1 + F) H]; the hidden states at
-        the later ones: [D - 1, B, S, H]).
+        Returns the states that open the round, at at[0], [B, S, (1 + F) H], and the
+        hidden states at the later ones, [D - 1, B, S, H].
         """
         rows, size = index.tolist(), self.teacher.hidden_size
         self.fill(rows)
@@ -333,11 +244,13 @@ class TeacherStates:
             return
         one = self.trajectories.select([row])
         paths = Paths.of(one, self.teacher)
-        every = torch.arange(one.length, device=paths.ids.device)
-        states = self._ask(paths.repeat(one.length), every[None])[0]
-        column = paths.start + paths.order[0]
+        every = torch.arange(int(one.reveals[0]), device=paths.ids.device)
+        states = self._ask(paths.repeat(len(every)), every[None])[0]
+        column = paths.start + paths.order[0, : len(every)]
         logits = self.teacher.logits(states[every, column, : self.teacher.hidden_size])
-        law = probabilities(logits.float(), self.sampling)
-        self.settled[row] = law.gather(-1, paths.ids[0, column][:, None])[:, 0].cpu()
+        probs = probabilities(logits.float(), self.sampling)
+        settled = torch.ones(one.length)
+        settled[: len(every)] = probs.gather(-1, paths.ids[0, column][:, None])[:, 0].cpu()
+        self.settled[row] = settled
         self.kept[row] = states.bfloat16().cpu()
         self.bytes += size

@@ -1,104 +1,91 @@
-"""What a pass costs: the ratio c of a sampler pass to a teacher pass, measured."""
+"""The cost of an update, in full passes, measured on the machine at hand.
+
+The ratio c compares whole steps of the decoding loop: an update with everything
+that follows it until the token is written (scoring, position, draw, and the
+estimate where a rule reads one), against a full pass with the same. Both are timed
+by running the loop itself, interleaved.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from ..decoding.canvas import Canvas
 from ..decoding.generate import synchronize
+from ..decoding.loop import Decoder, Strategy
 from ..decoding.orders import get_order
-from ..decoding.readout import Head, Readout, opened
-from ..sampler.model import JointSampler
+from ..decoding.sampling import Sampling
+from ..decoding.stops import Adaptive, FixedK
+from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
-from ..window import Window
+from ..updates import NoUpdate, Update, as_update
+
+_ROUND = 8  # reveals of a timed round
 
 
 @dataclass(frozen=True)
-class PassCost:
-    teacher_seconds: float  # one teacher pass with the scoring and readout that follow it, median
-    sampler_seconds: float  # one sampler pass, likewise
+class UpdateCost:
+    full_seconds: float  # a full pass and the reveal after it, median
+    update_seconds: float  # an update and the reveal after it, median
     ratio: float  # c
     batch: int
-    length: int
-    first: float = 0.0  # what a block's first sampler pass costs beyond c, where there is a window
+    length: int  # of the response
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
-    def tokens_per_pass(self, tokens: int, teacher_passes: int, sampler_passes: int) -> float:
-        """Cost-weighted: tokens / (teacher passes + c x sampler passes), and what first passes add."""
-        blocks = min(teacher_passes, sampler_passes)  # at most these had a sampler pass
-        return tokens / (teacher_passes + self.ratio * sampler_passes + self.first * blocks)
+    def tokens_per_cost(self, tokens: int, teacher_rows: int, update_passes: int) -> float:
+        """tokens / (teacher rows + c x update passes).
+
+        A verification of k prefixes counts as k rows: on a device that is busy
+        with one row they take the time of k full passes.
+        """
+        return tokens / (teacher_rows + self.ratio * update_passes)
 
 
-@torch.inference_mode()
-def pass_cost(
+def update_cost(
     teacher: Teacher,
-    sampler: JointSampler,
+    update: Update | JointSampler | None,
     batch: int,
     length: int,
     order: str = "entropy",
-    repeats: int = 7,
-) -> PassCost:
-    """Median seconds of both passes on a canvas of ``batch`` rows with half its response masked.
+    repeats: int = 5,
+    estimated: bool = False,
+) -> UpdateCost:
+    """The cost of ``update`` on ``batch`` rows of ``length`` tokens, half of them revealed.
 
-    Of a sampler with a window, c is a later pass of a block and ``first`` what its first one adds.
+    ``estimated``: with the estimate that ``adaptive`` reads before every update.
     """
-    teacher = sampler.reading(teacher)
+    chosen = as_update(update)
+    k = min(_ROUND, max(2, length // 2))
+    rule = Adaptive(k, float("inf")) if estimated else FixedK(k)
+    strategy = Strategy(chosen, rule, get_order(order), Sampling(), 0)
+    single = replace(strategy, update=NoUpdate(), rule=FixedK(1))
+    reading = chosen.reading(teacher)
+    full, later = [], []
+    for _ in range(repeats + 1):
+        alone = _seconds(teacher, single, batch, length, k)
+        whole = _seconds(reading, strategy, batch, length, k)
+        full.append(alone / k)
+        later.append(max(0.0, whole - alone / k) / (k - 1))
+    first, rest = median(full[1:]), median(later[1:])  # the first repetition warms up
+    return UpdateCost(first, rest, rest / first, batch, length)
+
+
+def _seconds(teacher: Teacher, strategy: Strategy, batch: int, length: int, reveals: int) -> float:
+    """Wall clock of ``reveals`` reveals in every row of a half-revealed canvas."""
     prompt = [[] if teacher.bos_id is None else [teacher.bos_id]] * batch
     canvas = Canvas(teacher, prompt, torch.arange(batch), length)
-    canvas.masked[:, : length // 2] = False
-    opening = teacher.hidden(canvas.ids)
-    head, most = Head(teacher, canvas, get_order(order), 0), length - length // 2
-
-    def timed(
-        step: Callable[[Tensor], Tensor],
-        begin_block: Callable[[], Readout],
-        masked: Tensor,
-        most: int,
-    ) -> list[float]:
-        """Seconds of two passes, one after the other, each with the scoring and readout that follow it."""
-        times, hidden, readout = [], opening, None
-        for _ in range(2):
-            synchronize(teacher.device)
-            begin = time.perf_counter()
-            readout = readout or begin_block()
-            hidden = step(hidden)
-            position = readout.scores(hidden, masked, most).argmin(dim=1)
-            readout.logits(hidden, position)  # what is drawn from
-            synchronize(teacher.device)
-            times.append(time.perf_counter() - begin)
-        return times
-
-    def teacher_passes() -> list[float]:
-        return timed(lambda _: teacher.hidden(canvas.ids), lambda: head, canvas.masked, most)
-
-    scores = head.scores(opening, canvas.masked, most)
-    size = min(sampler.config.window, most)
-
-    def block() -> list[float]:
-        window, masked = None, canvas.masked
-        if size:
-            window = Window.first(scores, size, canvas.start)
-            masked = masked & window.inside(canvas.start, length)
-
-        def sampler_pass(hidden: Tensor) -> Tensor:
-            return sampler(teacher.embed(canvas.ids), hidden, None, window)
-
-        return timed(
-            sampler_pass, lambda: opened(head, sampler, opening, window), masked, size or most
-        )
-
-    asked = [teacher_passes() for _ in range(repeats + 1)]
-    blocks = [block() for _ in range(repeats + 1)]
-    whole = median(seconds for passes in asked[1:] for seconds in passes)  # the first warms up
-    first, later = (median(passes[i] for passes in blocks[1:]) for i in range(2))
-    if not size:
-        first = later = median(seconds for passes in blocks[1:] for seconds in passes)
-    return PassCost(whole, later, later / whole, batch, length, max(0.0, (first - later) / whole))
+    known = length - max(reveals, length // 2)
+    canvas.masked[:, :known] = False
+    canvas.response(canvas.ids)[:, :known] = teacher.pad_id if teacher.eos_id is None else teacher.eos_id
+    decoder = Decoder(teacher, strategy, canvas)
+    synchronize(teacher.device)
+    begin = time.perf_counter()
+    decoder.run_reveals(length - known, reveals)
+    synchronize(teacher.device)
+    return time.perf_counter() - begin

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval and the number of independent units behind it."""
+class Interval(BaseModel):
+    """A value with its 95 % interval and the number of independent units behind it.
+
+    ``low`` and ``high`` are None where the units are too few to claim an interval.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
     n: int
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
-
     def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def overlaps(self, other: Interval) -> bool:
+        """Whether both intervals are known and share a value."""
+        if None in (self.low, self.high, other.low, other.high):
+            return False
+        return self.low <= other.high and other.low <= self.high
+
+    def scaled(self, factor: float) -> Interval:
+        """The interval of the value times a positive ``factor``."""
+        low, high = (None if x is None else factor * x for x in (self.low, self.high))
+        return Interval(value=factor * self.value, low=low, high=high, n=self.n)
 
 
 def bootstrap(
@@ -29,7 +43,7 @@ def bootstrap(
     units: np.ndarray,
     replicates: int = 2000,
     seed: int = 0,
-) -> Estimate:
+) -> Interval:
     """95 % percentile interval of a statistic of the mean unit.
 
     units: [n, columns] float; statistic maps column means [..., columns] to [...].
@@ -41,4 +55,7 @@ def bootstrap(
     picks = rng.integers(n, size=(replicates, n))
     resampled = units[picks].mean(axis=1)  # [replicates, columns]
     low, high = np.percentile(statistic(resampled), [2.5, 97.5])
-    return Estimate(float(statistic(units.mean(axis=0))), float(low), float(high), n)
+    return Interval(value=float(statistic(units.mean(axis=0))), low=float(low), high=float(high), n=n)
+
+
+Estimate = Interval  # until its users are gone

@@ -1,0 +1,305 @@
+"""KL to the true joint: one meter for every method, reveal by reveal.
+
+A method decodes while the teacher is asked, before every reveal, for its exact
+conditional at the position about to be revealed. Each reveal after a round's
+first adds KL(teacher || method) there; a round's first reveal comes from the full
+pass and adds nothing. The way through a trajectory is one of
+
+- ``recorded``: the trajectory's positions and tokens,
+- ``own``: the method's own positions, the trajectory's tokens there,
+- ``sampled``: the method's own positions and tokens.
+
+With k reveals per round, the KL per round is D_k = E[sum_{j<k} KL_j]. For the
+marginal model it is the conditional total correlation of the round.
+**Captured dependency** = 1 - D_k(update) / D_k(marginal): 0 is the marginal model,
+1 the true joint. Positions behind a row's end are never counted.
+
+Temperature divides all logits before the comparison. Top-p plays no part, because
+distributions with different supports have no finite KL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..corpus.trajectories import Paths, Trajectories
+from ..decoding.canvas import Canvas
+from ..decoding.generate import Generation, end_positions
+from ..decoding.loop import Choice, Decoder, Script, Strategy
+from ..decoding.orders import get_order
+from ..decoding.sampling import Sampling
+from ..decoding.stops import FixedK
+from ..divergence import forward_kl
+from ..errors import UserError
+from ..sampler import JointSampler
+from ..teachers.protocol import Teacher
+from ..updates import NoUpdate, Update, as_update
+from .stats import Interval, bootstrap
+
+Path = Literal["recorded", "own", "sampled"]
+PATHS = ("recorded", "own", "sampled")
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One method's way through n trajectories of L positions, by reveal r."""
+
+    nats: np.ndarray  # [n, L] float64, KL(teacher || method) of reveal r; 0 where none was made
+    position: np.ndarray  # [n, L] int64, in the response; -1 where none was made
+    round: np.ndarray  # [n, L] int64; -1 where none was made
+    counted: np.ndarray  # [n, L] bool, reveals up to and with the row's end
+    estimates: np.ndarray  # [n, L] float64, the update's estimate of nats; nan without one
+    teacher_passes: np.ndarray  # [n] int64
+    update_passes: np.ndarray  # [n] int64
+
+    def nats_per_token(self) -> Interval:
+        """Interval over trajectories."""
+        units = np.stack([(self.nats * self.counted).sum(1), self.counted.sum(1)], axis=1)
+        return bootstrap(lambda m: m[..., 0] / m[..., 1], units)
+
+    def tokens(self) -> int:
+        return int(self.counted.sum())
+
+    def guesses(self) -> np.ndarray:
+        """[m, 2]: the estimates and the true KLs where there are both."""
+        both = self.counted & ~np.isnan(self.estimates)
+        return np.stack([self.estimates[both], self.nats[both]], axis=1)
+
+
+@dataclass(frozen=True)
+class BlockKL:
+    """The KL of rounds of k reveals."""
+
+    k: int
+    marginal: Interval  # nats per round
+    update: Interval | None  # nats per round; None without an update
+    captured: Interval | None  # 1 - update / marginal
+    rounds: float  # counted reveals / k
+    per_trajectory: np.ndarray  # [n, 3]: nats of the marginal, of the update (nan without), rounds
+
+
+def summarize(k: int, per_trajectory: np.ndarray) -> BlockKL:
+    """Intervals over trajectories, paired; per_trajectory [n, 3] as in :class:`BlockKL`."""
+    rounds = float(per_trajectory[:, 2].sum())
+    marginal = bootstrap(lambda m: m[..., 0] / m[..., 2], per_trajectory)
+    if np.isnan(per_trajectory[:, 1]).any():
+        return BlockKL(k, marginal, None, None, rounds, per_trajectory)
+    return BlockKL(
+        k,
+        marginal,
+        bootstrap(lambda m: m[..., 1] / m[..., 2], per_trajectory),
+        bootstrap(lambda m: 1 - m[..., 1] / m[..., 0], per_trajectory),
+        rounds,
+        per_trajectory,
+    )
+
+
+class Reference:
+    """Trajectories with the teacher's states at each recorded reveal, computed once for many walks."""
+
+    def __init__(self, teacher: Teacher, trajectories: Trajectories, batch_size: int = 128):
+        trajectories.check_teacher(teacher)
+        self.trajectories = trajectories
+        self.parts: list[tuple[Trajectories, Tensor]] = []
+        for part in torch.arange(len(trajectories)).split(batch_size):
+            rows = trajectories.select(part)
+            self.parts.append((rows, _recorded_states(teacher, rows)))
+        self._marginal: dict[tuple[int, float], Walk] = {}
+
+    def marginal(self, teacher: Teacher, k: int, temperature: float) -> Walk:
+        """The marginal model's walk with k reveals per round, computed once."""
+        key = (k, temperature)
+        if key not in self._marginal:
+            strategy = _fixed(NoUpdate(), k, "entropy", self.trajectories.seed)
+            self._marginal[key] = walk(
+                teacher, strategy, self.trajectories, temperature=temperature, reference=self
+            )
+        return self._marginal[key]
+
+
+@torch.inference_mode()
+def _recorded_states(teacher: Teacher, rows: Trajectories) -> Tensor:
+    """[L, B, H]: the teacher's state at the position revealed next, before each reveal."""
+    paths = Paths.of(rows, teacher)
+    batch, length = paths.order.shape
+    each = torch.arange(batch, device=teacher.device)
+    states = []
+    for step in range(length):
+        t = torch.full((batch,), step, device=teacher.device)
+        hidden = teacher.hidden(paths.state(t), paths.attention_mask)
+        column = paths.start + paths.order[:, step].clamp_min(0)
+        states.append(hidden[each, column, : teacher.hidden_size])
+    return torch.stack(states)
+
+
+class _Meter:
+    """Observes one canvas while it is decoded."""
+
+    def __init__(
+        self, teacher: Teacher, canvas: Canvas, temperature: float, recorded: Tensor | None
+    ):
+        self.teacher, self.canvas, self.temperature = teacher, canvas, temperature
+        self.recorded = recorded  # [L, B, H], or None: ask the teacher at every state
+        self._each = torch.arange(len(canvas.rows), device=canvas.ids.device)
+        self.nats = torch.zeros(canvas.masked.shape, dtype=torch.float64, device=canvas.ids.device)
+        self.estimates = torch.full_like(self.nats, torch.nan)
+
+    def __call__(self, choice: Choice) -> None:
+        if choice.reveal == 0:  # the method's logits are the teacher's
+            return
+        slot = self.canvas.revealed.clamp_max(self.canvas.length - 1)
+        truth = torch.log_softmax(self._truth(choice, slot) / self.temperature, dim=-1)
+        kl = forward_kl(truth, choice.logits / self.temperature).double()
+        self._write(self.nats, slot, kl, choice.active)
+        if choice.estimate is not None:
+            self._write(self.estimates, slot, choice.estimate.double(), choice.active)
+
+    def _truth(self, choice: Choice, slot: Tensor) -> Tensor:
+        """[B, V] the teacher's logits at the position about to be revealed."""
+        if self.recorded is not None:
+            return self.teacher.logits(self.recorded[slot, self._each])
+        states = self.teacher.hidden(self.canvas.ids, self.canvas.attention_mask)
+        return self.teacher.logits(states[self._each, self.canvas.start + choice.position])
+
+    def _write(self, record: Tensor, slot: Tensor, value: Tensor, active: Tensor) -> None:
+        record[self._each, slot] = torch.where(active, value, record[self._each, slot])
+
+
+def walk(
+    teacher: Teacher,
+    strategy: Strategy,
+    trajectories: Trajectories,
+    *,
+    path: Path = "recorded",
+    temperature: float = 1.0,
+    batch_size: int = 128,
+    reference: Reference | None = None,
+) -> Walk:
+    """Decode with ``strategy`` along ``trajectories`` and measure the KL of every reveal.
+
+    ``reference`` saves the teacher passes of a recorded path; it must hold the
+    same trajectories. A sampled path takes prompts, row ids and the strategy's
+    seed, and ends rows at their end token.
+
+    Raises UserError: an unknown path, a temperature that is not positive, a
+    verified method (its distribution is the teacher's own), trajectories of another
+    teacher, an update that does not fit the teacher.
+    """
+    if path not in PATHS:
+        raise UserError(f"path must be one of {', '.join(PATHS)}, not {path!r}.")
+    if not temperature > 0:
+        raise UserError(f"A KL needs a positive temperature, not {temperature}.")
+    if strategy.verification is not None:
+        raise UserError("A verified method samples from the teacher's own joint: its KL is 0.")
+    trajectories.check_teacher(teacher)
+    parts: list[tuple[Trajectories, Tensor | None]]
+    if path == "recorded" and reference is not None:
+        parts = list(reference.parts)
+    else:
+        index = torch.arange(len(trajectories)).split(batch_size)
+        parts = [(trajectories.select(part), None) for part in index]
+    walks = [_walk(teacher, strategy, rows, path, temperature, states) for rows, states in parts]
+    return Walk(**{k: np.concatenate([w[k] for w in walks]) for k in walks[0]})
+
+
+def _walk(
+    teacher: Teacher,
+    strategy: Strategy,
+    rows: Trajectories,
+    path: Path,
+    temperature: float,
+    recorded: Tensor | None,
+) -> dict[str, np.ndarray]:
+    """The fields of a :class:`Walk` for one batch."""
+    paths = Paths.of(rows, teacher)
+    canvas = Canvas(teacher, rows.prompts, rows.row_ids, rows.length)
+    script, responses = Script(), None
+    if path != "sampled":
+        responses = paths.ids[:, paths.start :]
+        script = Script(paths.order if path == "recorded" else None, responses)
+        canvas.masked &= paths.rank < rows.length  # positions behind the end stay masked
+    meter = _Meter(teacher, canvas, temperature, recorded)
+    decoder = Decoder(strategy.update.reading(teacher), strategy, canvas, script, before=meter)
+    decoder.run(stop_at_end=path == "sampled" and bool(teacher.end_ids))
+    if responses is None:
+        responses = canvas.response(canvas.ids)
+    ends = end_positions(responses, teacher.end_ids)
+    return {
+        "nats": meter.nats.cpu().numpy(),
+        "position": canvas.order.cpu().numpy(),
+        "round": canvas.round.cpu().numpy(),
+        "counted": ((canvas.order >= 0) & (canvas.order <= ends[:, None])).cpu().numpy(),
+        "estimates": meter.estimates.cpu().numpy(),
+        "teacher_passes": canvas.teacher_passes.cpu().numpy(),
+        "update_passes": canvas.update_passes.cpu().numpy(),
+    }
+
+
+def _fixed(update: Update, k: int, order: str, seed: int) -> Strategy:
+    return Strategy(update, FixedK(k), get_order(order), Sampling(), seed)
+
+
+def block_kl(
+    teacher: Teacher,
+    update: Update | JointSampler | None,
+    trajectories: Trajectories | Generation,
+    k: int = 4,
+    *,
+    path: Path = "recorded",
+    temperature: float = 1.0,
+    order: str = "entropy",
+    batch_size: int = 128,
+    reference: Reference | None = None,
+) -> BlockKL:
+    """The KL of rounds of k reveals, of the marginal model and of ``update``.
+
+    Rounds begin at reveals 0, k, 2k, ... of each trajectory; a last partial one is
+    left out. ``order`` is the trajectories' policy: a refresh and the paths other
+    than "recorded" follow it.
+
+    Raises UserError: k < 2 or larger than the response, a temperature that is not
+    positive, an update or a corpus of another teacher, trajectories that are not
+    sequential.
+    """
+    if isinstance(trajectories, Generation):
+        trajectories = Trajectories.from_generation(trajectories, 0, teacher)
+    if not 2 <= k <= trajectories.length:
+        raise UserError(
+            f"Block KL needs k between 2 and the response length {trajectories.length}, not {k}."
+        )
+    chosen = as_update(update)
+    strategy = _fixed(chosen, k, order, trajectories.seed)
+    common = dict(path=path, temperature=temperature, batch_size=batch_size)
+    if path == "recorded":
+        reference = reference or Reference(teacher, trajectories, batch_size)
+        marginal = reference.marginal(teacher, k, temperature)
+        common["reference"] = reference
+    else:
+        marginal = walk(teacher, replace(strategy, update=NoUpdate()), trajectories, **common)
+    nats, counted = _full_rounds(marginal, k)
+    columns = [nats, np.full(len(trajectories), np.nan), counted / k]
+    if not isinstance(chosen, NoUpdate):
+        own, own_counted = _full_rounds(walk(teacher, strategy, trajectories, **common), k)
+        # Both in nats per counted token of the marginal's walk; on a sampled path lengths differ.
+        columns[1] = own * counted / np.maximum(own_counted, 1)
+    return summarize(k, np.stack(columns, axis=1))
+
+
+def _full_rounds(walk: Walk, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(nats [n], counted reveals [n]) of each trajectory's rounds with all k reveals."""
+    made = walk.position >= 0
+    full = np.arange(made.shape[1]) < (made.sum(1) // k * k)[:, None]
+    counted = walk.counted & full
+    return (walk.nats * counted).sum(1), counted.sum(1)
+
+
+def calibration(guesses: np.ndarray, bins: int = 8) -> list[tuple[float, float, int]]:
+    """(mean estimate, mean true KL, count) in equally filled bins of the estimate; guesses [m, 2]."""
+    ordered = guesses[np.argsort(guesses[:, 0], kind="stable")]
+    parts = np.array_split(ordered, min(bins, max(1, len(ordered))))
+    return [(float(p[:, 0].mean()), float(p[:, 1].mean()), len(p)) for p in parts if len(p)]
