@@ -56,6 +56,10 @@ class Checkpoint:
             digest.update(f"{path.name} {size}".encode() + head + tail)
         return digest.hexdigest()[:16]
 
+    @property
+    def has_weights(self) -> bool:
+        return any(self.folder.glob("*.safetensors"))
+
     def read_json(self, name: str) -> dict[str, Any]:
         """A further JSON file of the folder; empty if there is none."""
         path = self.folder / name

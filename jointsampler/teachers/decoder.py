@@ -1,49 +1,67 @@
-"""Teachers in a stock transformers decoder made bidirectional.
+"""Teachers in a stock transformers decoder without its causal mask.
 
-Covers every family whose network is a stock causal LM without the causal mask:
-what differs between them (names, ids, a shift of the logits) is in ``families/``.
+Covers every family whose network is a stock causal LM class. What differs
+between those families (tensor names, ids, a shift of the outputs) is in ``families/``.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import (
+    DynamicCache,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..errors import UserError
 from .checkpoint import Checkpoint
+from .columns import KeyValues, rerunning, storing
 from .options import LoadOptions
 from .protocol import LayerShape, position_ids, scaled_layer
 from .tokenization import SpecialIds, load_tokenizer, special_ids, suppression
 from .weights import load_stock
 
 
-class DecoderTeacher:
-    """See :class:`jointsampler.teachers.protocol.Teacher` for shapes."""
+@dataclass(frozen=True)
+class DecoderFamily:
+    """The facts of one family of decoders; see the files in ``families/`` for their sources."""
 
-    linear_head = True
+    name: str
+    model_class: type[PreTrainedModel]
+    shift: int = 0  # output i predicts token i + shift
+    key_mapping: Mapping[str, str] = field(
+        default_factory=dict
+    )  # checkpoint's names -> stock names
+    tokenizer_class: type[PreTrainedTokenizerBase] | None = None  # for vocabulary files alone
+    trust: Mapping[str, str] = field(default_factory=dict)  # see tokenization.special_ids
+
+
+class DecoderTeacher:
+    """See :class:`jointsampler.teachers.protocol.Teacher` for methods and shapes."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         checkpoint: Checkpoint,
-        tokenizer,
+        tokenizer: PreTrainedTokenizerBase,
         ids: SpecialIds,
-        family: str,
-        shifted: bool = False,
-        defaults: dict[str, float | str] | None = None,
+        family: DecoderFamily,
+        defaults: Mapping[str, float | str],
     ):
         config = model.config
         self.model = model.eval().requires_grad_(False)
-        self.name, self.family = checkpoint.name, family
-        self.fingerprint, self.tokenizer = checkpoint.fingerprint, tokenizer
+        self.name, self.fingerprint = checkpoint.name, checkpoint.fingerprint
+        self.family, self.shift = family.name, family.shift
+        self.tokenizer, self.generation_defaults = tokenizer, defaults
         self.mask_id, self.bos_id, self.eos_id, self.pad_id = ids.mask, ids.bos, ids.eos, ids.pad
-        self.end_ids, self.shifted = ids.ends, shifted
-        self.generation_defaults = defaults or {}
+        self.end_ids = ids.ends
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.layers = config.num_hidden_layers
         self.read_layers: tuple[int, ...] = ()
@@ -52,14 +70,34 @@ class DecoderTeacher:
         self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
         self._suppress = suppression(self.forbidden_ids, self.vocab_size, self.device)
 
-    def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, attention_mask: Tensor | None = None, stored: KeyValues | None = None
+    ) -> Tensor:
         extra = {}
         if attention_mask is not None:
             extra = {
                 "attention_mask": attention_mask.long(),
                 "position_ids": position_ids(attention_mask),
             }
-        return self.align(self._outputs(input_ids=ids, use_cache=False, **extra), attention_mask)
+        with storing(stored):
+            raw = self._outputs(input_ids=ids, use_cache=False, **extra)
+        return self.align(raw, attention_mask)
+
+    def rerun(
+        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+    ) -> Tensor:
+        positions = columns
+        if attention_mask is not None:
+            positions = position_ids(attention_mask).gather(1, columns)
+        with rerunning(stored, columns):
+            out = self.model.model(
+                input_ids=ids.gather(1, columns),
+                position_ids=positions,
+                # The stored masks apply. A mask of four dimensions keeps the class from making one.
+                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
+                use_cache=False,
+            )
+        return out.last_hidden_state
 
     def reading(self, layers: Sequence[int]) -> DecoderTeacher:
         other = copy.copy(self)
@@ -76,11 +114,12 @@ class DecoderTeacher:
         return torch.cat([out.last_hidden_state, *read], dim=-1)
 
     def align(self, raw: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """[B, S, ...] outputs of the network, from the first column on -> states in place."""
-        if not self.shifted:
+        """Raw outputs [B, S, ...], from the first column on -> states, the one at i for token i."""
+        if not self.shift:
             return raw
-        # Output i predicts token i + 1. A row's first token has no output and keeps its own, also
-        # behind padding: the sampler reads every position, and must not read what a pad computed.
+        # Output i predicts token i + 1, so no output predicts a row's first token. Its position
+        # keeps its own output, behind padding too: samplers read every position, and the
+        # output of a pad would depend on the padding.
         aligned = torch.cat([raw[:, :1], raw[:, :-1]], dim=1)
         if attention_mask is None:
             return aligned
@@ -90,9 +129,9 @@ class DecoderTeacher:
     def outputs_after(
         self, past: DynamicCache | None, ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, DynamicCache]:
-        """Outputs [B, S, (1 + F) H], not aligned, of ids [B, S] behind what ``past`` holds, which grows by them.
+        """Raw outputs [B, S, (1 + F) H] of ids [B, S] that follow ``past``; ``past`` grows by them.
 
-        attention_mask: [B, past + S] bool. Every new position sees the past and all new ones.
+        attention_mask: [B, past + S] bool. Every new position attends to the past and to all new ones.
         """
         past = DynamicCache() if past is None else past
         raw = self._outputs(
@@ -105,7 +144,7 @@ class DecoderTeacher:
         return raw, past
 
     def logits(self, states: Tensor) -> Tensor:
-        # A float32 sampler's states on a bfloat16 head: the head's precision is the teacher's.
+        # A sampler's states can be float32 while the head is bfloat16: the head's dtype decides.
         hidden = states[..., : self.hidden_size].to(self.model.dtype)
         return self.model.lm_head(hidden).float() + self._suppress
 
@@ -126,7 +165,7 @@ class DecoderTeacher:
 
 
 def stock_config(config_class: type[PretrainedConfig], checkpoint: Checkpoint) -> PretrainedConfig:
-    """A checkpoint's ``config.json`` read by a stock class, without what names its remote code."""
+    """A checkpoint's ``config.json`` read by a stock class; keys that name remote code are dropped."""
     foreign = {"auto_map", "architectures", "model_type", "torch_dtype", "dtype"}
     return config_class.from_dict(
         {key: value for key, value in checkpoint.config.items() if key not in foreign}
@@ -134,9 +173,9 @@ def stock_config(config_class: type[PretrainedConfig], checkpoint: Checkpoint) -
 
 
 def check_parts(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """UserError unless the class is a body ``model`` and a plain ``lm_head``, with nothing between.
+    """UserError unless the class is a body ``model`` and a linear ``lm_head`` with nothing between.
 
-    Some families scale or cap their logits: half of such a model would be another model.
+    Some classes scale or cap their logits; body and head alone would compute other logits.
     """
     fits = hasattr(model, "model") and hasattr(model, "lm_head")
     if fits and model.device.type != "meta":
@@ -154,19 +193,17 @@ def check_parts(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
 def load_decoder(
     checkpoint: Checkpoint,
     options: LoadOptions,
-    family: str,
-    model_class: type[PreTrainedModel],
+    family: DecoderFamily,
     config: PretrainedConfig,
-    key_mapping: dict[str, str] | None = None,
-    tokenizer_class=None,
-    trust: Mapping[str, str] | None = None,
-    shifted: bool = False,
-    defaults: dict[str, float | str] | None = None,
+    defaults: Mapping[str, float | str] | None = None,
 ) -> DecoderTeacher:
-    """A checkpoint in ``model_class`` without its causal mask; see the callers for the facts."""
-    tokenizer = load_tokenizer(checkpoint, options.tokenizer, tokenizer_class)
-    ids = special_ids(checkpoint, tokenizer, trust)
-    config.is_causal = False  # honoured by sdpa and eager alike, and checked after loading
-    model = load_stock(model_class, checkpoint, options, config, key_mapping)
+    """A checkpoint in the family's stock class, without its causal mask.
+
+    ``defaults``: keywords of generate() that the checkpoint's authors use.
+    """
+    tokenizer = load_tokenizer(checkpoint, options.tokenizer, family.tokenizer_class)
+    ids = special_ids(checkpoint, tokenizer, family.trust)
+    config.is_causal = False  # transformers' mask functions read it; load.py checks the effect
+    model = load_stock(family.model_class, checkpoint, options, config, family.key_mapping)
     check_parts(model, checkpoint)
-    return DecoderTeacher(model, checkpoint, tokenizer, ids, family, shifted, defaults)
+    return DecoderTeacher(model, checkpoint, tokenizer, ids, family, defaults or {})

@@ -1,6 +1,6 @@
-"""From a name to a teacher: find it, tell its family, load it, check it.
+"""Load a teacher by name: find the checkpoint, detect its family, load it, check it.
 
-What a family does with its weights is in the family's file.
+The files in ``families/`` say how a family's weights become a network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .protocol import Teacher
 
 
 def _probe(teacher: Teacher) -> torch.Tensor:
-    """[2, 8] int64: all masks but for the last token, which differs between the rows."""
+    """[2, 8] int64: masks, and a last token that differs between the two rows."""
     ids = torch.full((2, 8), teacher.mask_id, device=teacher.device)
     allowed = torch.ones(teacher.vocab_size, dtype=torch.bool)
     allowed[teacher.forbidden_ids] = False
@@ -24,10 +24,9 @@ def _probe(teacher: Teacher) -> torch.Tensor:
 
 
 def check_teacher(teacher: Teacher) -> None:
-    """Two tiny passes, milliseconds: shapes as promised, numbers finite, attention both ways.
+    """Check with one tiny pass: shapes as promised, finite numbers, attention in both directions.
 
-    Silent causal attention is the classic failure here: a flag that a class
-    ignores costs nothing but quality. Raises UserError.
+    Some classes ignore ``is_causal: false`` silently; the last check finds them. Raises UserError.
     """
     ids = _probe(teacher)
     with torch.inference_mode():
@@ -49,7 +48,7 @@ def check_teacher(teacher: Teacher) -> None:
             f"Teacher {teacher.name!r} gives infinite or undefined hidden states: its weights are "
             "broken, or its dtype is too narrow (set teacher.dtype to bfloat16 or float32)."
         )
-    # The second position, since a shifted family's first output has no counterpart.
+    # Compare the second position: a shifted family's first state is not a prediction.
     if torch.equal(hidden[0, 1].float(), hidden[1, 1].float()):
         raise UserError(
             f"Teacher {teacher.name!r} attends causally (a change of the last token does not reach "
@@ -65,16 +64,15 @@ def load_teacher(
     family: str | None = None,
     revision: str | None = None,
     tokenizer: str | None = None,
-    attention: str = "sdpa",
     quantization: Quantization = "none",
 ) -> Teacher:
     """The frozen teacher of that name, folder or hub id, ready on ``device``.
 
-    On the device ``meta`` it has all but its weights: ids, tokenizer, shapes and
-    fingerprint, which is what a plan needs of a teacher of any size.
+    On the device ``meta`` no weights are fetched or read. The teacher then has
+    ids, tokenizer, shapes and fingerprint, which is all that a plan needs.
     ``dtype`` (or its name) defaults to float32 on a CPU and bfloat16 on a GPU;
     ``family`` overrides detection from config.json; ``revision`` is the hub's;
-    ``tokenizer`` names one where the checkpoint has none.
+    ``tokenizer`` names a tokenizer where the checkpoint has none.
     Raises UserError: no such teacher, not a masked-diffusion checkpoint, missing
     tokenizer or mask id, weights that are unreadable, incomplete or do not fit.
     """
@@ -91,7 +89,7 @@ def load_teacher(
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype)
-    options = LoadOptions(placed, dtype, attention, quantization, tokenizer)
+    options = LoadOptions(placed, dtype, quantization, tokenizer)
     teacher = family_of(checkpoint, family).load(checkpoint, options)
     if device != "meta":
         check_teacher(teacher)

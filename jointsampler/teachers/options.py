@@ -1,4 +1,4 @@
-"""How a teacher is placed: what a user may choose at load time, for every family alike."""
+"""What a user may choose when a teacher is loaded; the same options for every family."""
 
 from __future__ import annotations
 
@@ -14,6 +14,5 @@ Quantization = Literal["none", "int8", "int4"]
 class LoadOptions:
     device: torch.device
     dtype: torch.dtype
-    attention: Literal["sdpa", "eager"] = "sdpa"
     quantization: Quantization = "none"
-    tokenizer: str | None = None  # a folder or hub id, where the checkpoint has none of its own
+    tokenizer: str | None = None  # a folder or hub id, where the checkpoint has no tokenizer

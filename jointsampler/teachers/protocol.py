@@ -1,8 +1,8 @@
-"""What a teacher must offer; everything family-specific ends behind it.
+"""What a teacher offers to the rest of the library.
 
-The sampler, the loss, every decoder and every meter see only this, so a test
-teacher with a known joint is a few lines. How a checkpoint becomes a teacher
-is left to ``load.py`` and ``families/``.
+The sampler, the updates, the loss, every decoder and every meter use a teacher
+through this protocol alone, so a test teacher with a known joint is a few lines.
+``load.py`` and ``families/`` turn a checkpoint into a teacher.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
+from .keyvalues import KeyValues
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What one bidirectional layer of a teacher's family looks like at some width."""
+    """The shape of one bidirectional layer of a teacher's family at some width."""
 
     heads: int
     head_dim: int
@@ -33,14 +34,15 @@ class LayerShape:
 class Teacher(Protocol):
     """A frozen masked-diffusion LM. B rows, S positions, H hidden_size, V vocab_size.
 
-    States are [B, S, H] as the network gives them, or [B, S, (1 + F) H] of a
-    teacher that :meth:`reading` made: the final hidden states, then the outputs
-    of F intermediate layers, which samplers may read and heads do not.
+    States are [B, S, H], the network's final hidden states. The states of a
+    teacher made by :meth:`reading` are [B, S, (1 + F) H]: the final hidden
+    states, then the outputs of F intermediate layers. Samplers may read these;
+    the LM head ignores them.
     """
 
     name: str
     family: str  # the file in ``families/`` that loaded it
-    fingerprint: str  # names weights and config; corpus, sampler and report record it
+    fingerprint: str  # identifies weights and config; corpus, sampler and report record it
     tokenizer: PreTrainedTokenizerBase | None
     mask_id: int
     bos_id: int | None  # opens every sequence, if the family has one
@@ -50,17 +52,32 @@ class Teacher(Protocol):
     forbidden_ids: Tensor  # [F] int64, never sampled: mask, pad, bos, ids past the tokenizer
     hidden_size: int
     layers: int  # of the network
-    read_layers: tuple[int, ...]  # F of them, whose outputs the states carry
+    read_layers: tuple[int, ...]  # the F intermediate layers whose outputs the states hold
     vocab_size: int
-    linear_head: bool  # whether logits are linear in the hidden states, forbidden ids apart
+    shift: int  # raw output c serves position c + shift: 0, or 1 for families shifted by one
     max_length: int
     device: torch.device
-    generation_defaults: Mapping[str, float | str]  # keywords of generate() that its makers use
+    generation_defaults: Mapping[str, float | str]  # keywords of generate(), from the authors
 
-    def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """[B, S] int64 (and [B, S] bool, False on left padding) -> states [B, S, (1 + F) H].
+    def hidden(
+        self, ids: Tensor, attention_mask: Tensor | None = None, stored: KeyValues | None = None
+    ) -> Tensor:
+        """A full pass: [B, S] int64 (and [B, S] bool, False on left padding) -> states.
 
-        ALIGNED: position i predicts token i; a family's shift happens here, once.
+        Aligned: the state at position i predicts token i, also where the family
+        is shifted. With ``stored``, the pass fills it for later calls of :meth:`rerun`.
+        """
+
+    def rerun(
+        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+    ) -> Tensor:
+        """Raw final outputs [B, C, H] at ``columns`` [B, C] int64 of ids [B, S].
+
+        The teacher's own layers compute these columns alone, on the stored keys
+        and values of all other columns. The columns' new keys and values replace
+        the stored ones. A row may name a column twice. The outputs are not
+        aligned: output of column c serves position c + shift. ``attention_mask``
+        is that of the full pass. See ``columns.check_rerun`` for who can do this.
         """
 
     def logits(self, states: Tensor) -> Tensor:
@@ -70,10 +87,10 @@ class Teacher(Protocol):
         """[B, S] int64 -> [B, S, H], the frozen input embedding."""
 
     def reading(self, layers: Sequence[int]) -> Teacher:
-        """The same teacher, whose states also carry the outputs of ``layers`` (1 is the lowest)."""
+        """The same teacher with states that also hold the outputs of ``layers`` (1 is the lowest)."""
 
     def layer_shape(self, width: int) -> LayerShape:
-        """A layer of this family scaled to ``width``; UserError where it does not fit."""
+        """A layer of this family scaled to ``width``; UserError if the width does not fit."""
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -90,9 +107,9 @@ def scaled_layer(
     norm_eps: float = 1e-5,
     head_dim: int | None = None,
 ) -> LayerShape:
-    """A layer at ``width`` with the teacher's head size and its share of MLP.
+    """A layer at ``width`` with the teacher's head size and its ratio of MLP to width.
 
-    Raises UserError where the width holds no whole number of heads.
+    Raises UserError if the width is not a whole number of heads.
     """
     head_dim = head_dim or teacher.hidden_size // heads
     if width < head_dim or width % head_dim:
@@ -100,7 +117,7 @@ def scaled_layer(
             f"Sampler width {width} is not a multiple of the head size {head_dim} of teacher "
             f"{teacher.name!r}: choose one of {head_dim}, {2 * head_dim}, ..., {teacher.hidden_size}."
         )
-    # A multiple of 8 keeps the matrix shapes friendly to vector units.
+    # Matrix shapes that are multiples of 8 suit vector units.
     intermediate = round(intermediate_size * width / teacher.hidden_size / 8) * 8
     return LayerShape(
         heads=width // head_dim,

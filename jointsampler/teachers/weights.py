@@ -1,15 +1,16 @@
-"""Safetensors into a stock transformers class, straight onto its device, nothing unsaid.
+"""Load safetensors weights into a stock transformers class.
 
-Tensors go one by one from the memory-mapped file to their place, so a load
-needs the model's own size and a little more. Missing, unexpected or misshapen
-tensors are errors that name them.
+Tensors go one by one from the memory-mapped file to their device, so a load
+needs little more memory than the model itself. Missing, unexpected or misshapen
+tensors are errors that name them. Attention goes through ``columns.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -17,12 +18,13 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError
 from .checkpoint import Checkpoint
+from .columns import ATTENTION
 from .options import LoadOptions, Quantization
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """transformers without its bars and load reports: what matters is raised as an error here."""
+    """Silence transformers' progress bars and load reports; this library raises errors itself."""
     bars, level = (
         transformers_logging.is_progress_bar_enabled(),
         transformers_logging.get_verbosity(),
@@ -57,21 +59,23 @@ def load_stock(
     checkpoint: Checkpoint,
     options: LoadOptions,
     config: PretrainedConfig,
-    key_mapping: dict[str, str] | None = None,
+    key_mapping: Mapping[str, str] | None = None,
     ignored: str | None = None,
 ) -> PreTrainedModel:
-    """The model with the checkpoint's weights; ``ignored``: tensors that may lie there unused.
+    """The model with the checkpoint's weights; on the device ``meta`` without weights, for plans.
 
+    ``key_mapping``: the checkpoint's tensor names (regular expressions) -> the
+    class's. ``ignored``: a regular expression for tensors that the class does not use.
     Raises UserError: unreadable or truncated files, tensors that are missing,
     left over, or of another shape than the config says.
     """
     folder = checkpoint.folder
-    config._attn_implementation = options.attention
-    if not any(folder.glob("*.safetensors")):
+    if not checkpoint.has_weights:
         raise UserError(
             f"{folder} has no safetensors weights: convert the checkpoint (other formats can carry code)."
         )
-    if options.device.type == "meta":  # shapes alone, for plans
+    config._attn_implementation = _attention_of(model_class, config)
+    if options.device.type == "meta":
         auto = hasattr(model_class, "from_config")
         with torch.device("meta"):
             return model_class.from_config(config) if auto else model_class._from_config(config)
@@ -81,19 +85,35 @@ def load_stock(
                 folder,
                 config=config,
                 dtype=options.dtype,
-                attn_implementation=options.attention,
+                attn_implementation=config._attn_implementation,
                 device_map={"": options.device},
-                key_mapping=key_mapping,
+                key_mapping=dict(key_mapping) if key_mapping else None,
                 quantization_config=quantization_config(options.quantization),
                 use_safetensors=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # named below, with all the others
+                ignore_mismatched_sizes=True,  # _check_report names them, with all the others
             )
     except UserError:
         raise
     except Exception as error:  # safetensors, the file system and transformers raise a dozen types
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"Cannot load the weights in {folder}: {reason}") from None
+    _check_report(report, checkpoint, ignored)
+    return model
+
+
+def _attention_of(model_class: type, config: PretrainedConfig) -> str:
+    """transformers' name of the attention to use: ours, or eager for classes that have no other.
+
+    Such a class computes attention itself, so ``columns.check_rerun`` refuses it.
+    """
+    mapping = getattr(model_class, "_model_mapping", None)  # of the Auto classes
+    actual = model_class if mapping is None else mapping[type(config)]
+    return ATTENTION if getattr(actual, "_supports_sdpa", False) else "eager"
+
+
+def _check_report(report: dict[str, Any], checkpoint: Checkpoint, ignored: str | None) -> None:
+    """UserError naming the tensors that transformers' loading report complains about."""
     unexpected = [
         key for key in report["unexpected_keys"] if not (ignored and re.search(ignored, key))
     ]
@@ -108,5 +128,6 @@ def load_stock(
         if keys
     ]
     if said:
-        raise UserError(f"The weights in {folder} do not fit its config.json: {'; '.join(said)}.")
-    return model
+        raise UserError(
+            f"The weights in {checkpoint.folder} do not fit its config.json: {'; '.join(said)}."
+        )

@@ -1,8 +1,9 @@
 """A2D: autoregressive backbones turned into masked-diffusion models by fine-tuning.
 
-Qwen3-0.6B-diffusion-mdlm, Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm and what
-else dLLM's recipe makes: the backbone's own tensor names, logits in place, the
-mask a token added to the tokenizer, no bos unless the tokenizer has one.
+Qwen3-0.6B-diffusion-mdlm, Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm and other
+models of dLLM's recipe. Tensor names are the backbone's. Output i predicts
+token i. The mask is a token added to the tokenizer; there is a bos only if the
+tokenizer has one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from transformers import (
 
 from ...errors import unknown_name
 from ..checkpoint import Checkpoint
-from ..decoder import DecoderTeacher, load_decoder, stock_config
+from ..decoder import DecoderFamily, DecoderTeacher, load_decoder, stock_config
 from ..options import LoadOptions
 
 NAME = "a2d"
@@ -41,12 +42,10 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DecoderTeacher:
     if backbone not in _BACKBONES:
         raise unknown_name("A2D backbone", backbone, _BACKBONES)
     config_class, model_class = _BACKBONES[backbone]
-    return load_decoder(
-        checkpoint,
-        options,
+    family = DecoderFamily(
         NAME,
         model_class,
-        stock_config(config_class, checkpoint),
         tokenizer_class=None if backbone == "llama" else Qwen2Tokenizer,
         trust={"mask": "tokenizer", "bos": "tokenizer only", "pad": "tokenizer"},
     )
+    return load_decoder(checkpoint, options, family, stock_config(config_class, checkpoint))

@@ -1,8 +1,8 @@
-"""LLaDA-8B Base, Instruct, 1.5 and iLLaDA: a Llama under OLMo's names, logits in place.
+"""LLaDA-8B Base, Instruct, 1.5 and iLLaDA: a Llama under OLMo's tensor names.
 
 Facts: Nie et al. 2025 (arXiv 2502.09992) and the checkpoints' own files. The
-network equals ``LlamaForCausalLM`` tensor by tensor. All ids come from
-config.json: iLLaDA's mask is 5 where LLaDA's is 126336.
+network equals ``LlamaForCausalLM`` tensor by tensor; output i predicts token i.
+All ids come from config.json: LLaDA's mask is 126336, iLLaDA's is 5.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ...errors import UserError
 from ..checkpoint import Checkpoint
-from ..decoder import DecoderTeacher, load_decoder
+from ..decoder import DecoderFamily, DecoderTeacher, load_decoder
 from ..options import LoadOptions
 
 NAME = "llada"
@@ -36,7 +36,7 @@ _KEYS = {
     rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.": rf"model.layers.\1.{stock}."
     for theirs, stock in _IN_BLOCK.items()
 }
-# What OLMo's code can do and a Llama cannot: the value that a checkpoint must have, if it says.
+# OLMo's code has options that a Llama lacks: a checkpoint that states one must state this value.
 _REQUIRED = {
     "block_type": "llama",
     "layer_norm_type": "rms",
@@ -49,6 +49,7 @@ _REQUIRED = {
     "scale_logits": False,
     "attention_layer_norm": False,
 }
+_FAMILY = DecoderFamily(NAME, LlamaForCausalLM, key_mapping=_KEYS)
 
 
 def matches(config: dict[str, Any]) -> bool:
@@ -78,6 +79,4 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DecoderTeacher:
     )
     # The defaults of the authors' own generate(): greedy, most confident position first.
     defaults = {"temperature": 0.0, "order": "confidence"}
-    return load_decoder(
-        checkpoint, options, NAME, LlamaForCausalLM, config, key_mapping=_KEYS, defaults=defaults
-    )
+    return load_decoder(checkpoint, options, _FAMILY, config, defaults)

@@ -1,7 +1,7 @@
-"""LLaDA-MoE-7B-A1B: a Qwen3-MoE whose router does not renormalise its top experts.
+"""LLaDA-MoE-7B-A1B: a Qwen3-MoE whose router does not renormalise the weights of its top experts.
 
 Facts: Zhu et al. 2025 (arXiv 2509.24389) and the checkpoints' own files:
-64 experts, 8 at work, no shared expert, an RMSNorm on each head's query and key.
+64 experts, 8 of them per token, no shared expert, an RMSNorm on each head's query and key.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from ...errors import UserError
 from ..checkpoint import Checkpoint
-from ..decoder import DecoderTeacher, load_decoder
+from ..decoder import DecoderFamily, DecoderTeacher, load_decoder
 from ..options import LoadOptions
 
 NAME = "llada_moe"
+_FAMILY = DecoderFamily(NAME, Qwen3MoeForCausalLM)
 _REQUIRED = {
     "qk_layernorm": True,
     "partial_rotary_factor": 1,
@@ -62,5 +63,5 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DecoderTeacher:
         attention_bias=stated.get("attention_bias", False),
         tie_word_embeddings=stated.get("tie_word_embeddings", False),
     )
-    defaults = {"temperature": 0.0, "order": "confidence"}  # as LLaDA's
-    return load_decoder(checkpoint, options, NAME, Qwen3MoeForCausalLM, config, defaults=defaults)
+    defaults = {"temperature": 0.0, "order": "confidence"}  # as for LLaDA
+    return load_decoder(checkpoint, options, _FAMILY, config, defaults)

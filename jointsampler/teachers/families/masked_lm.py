@@ -1,8 +1,8 @@
-"""Any Hugging Face ``*ForMaskedLM``: BERT, RoBERTa, ModernBERT, ALBERT, ESM and their like.
+"""Any Hugging Face ``*ForMaskedLM``: BERT, RoBERTa, ModernBERT, ALBERT, ESM and others.
 
-A masked LM trained at many mask ratios is a masked-diffusion model, and one
-trained at 15 % is an approximate one; either is a teacher whose joint a sampler
-can follow. ``[CLS]`` opens a sequence and ``[SEP]`` ends a response.
+A masked LM trained at many mask ratios is a masked-diffusion model; one trained
+at 15 % approximates one. Both can be teachers. ``[CLS]`` opens a sequence and
+``[SEP]`` ends a response.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from ...errors import UserError
 from ..checkpoint import Checkpoint, auto_config
+from ..columns import KeyValues, rerunning, storing
 from ..options import LoadOptions
 from ..protocol import LayerShape, position_ids, scaled_layer
 from ..tokenization import SpecialIds, load_tokenizer, special_ids, suppression
 from ..weights import load_stock
 
 NAME = "masked_lm"
-# What pretraining left beside the encoder and its masked-LM head.
+# Tensors of pretraining that are neither the encoder's nor the masked-LM head's.
 _OTHER_HEADS = (
     r"pooler|seq_relationship|sop_classifier|contact_head|position_ids|inv_freq|^lm_head\.bias$"
 )
+# Where ALBERT and ELECTRA project narrow embeddings to the encoder's width.
+_PROJECTIONS = ("encoder.embedding_hidden_mapping_in", "embeddings_project")
 
 
 def matches(config: dict[str, Any]) -> bool:
@@ -55,7 +58,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMTeacher:
 
 
 class _Given(nn.Module):
-    """Stands where the encoder stood and hands on the hidden states it is given."""
+    """Takes the encoder's place and returns the hidden states it is called with."""
 
     def forward(self, input_ids=None, inputs_embeds=None, **ignored: Any) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=inputs_embeds)
@@ -64,8 +67,8 @@ class _Given(nn.Module):
 def head_of(model: PreTrainedModel) -> PreTrainedModel:
     """The model's own forward without its encoder: [B, S, H] as ``inputs_embeds`` -> logits.
 
-    Every ``*ForMaskedLM`` names and builds its head differently, and all call
-    their encoder the same way; so the encoder of a shallow copy is replaced.
+    Every ``*ForMaskedLM`` names and builds its head differently, but all call
+    their encoder in the same way. So the encoder of a shallow copy is replaced.
     """
     head = copy.copy(model)
     head._modules = {**model._modules, model.base_model_prefix: _Given()}
@@ -73,10 +76,10 @@ def head_of(model: PreTrainedModel) -> PreTrainedModel:
 
 
 class MaskedLMTeacher:
-    """See :class:`jointsampler.teachers.protocol.Teacher` for shapes."""
+    """See :class:`jointsampler.teachers.protocol.Teacher` for methods and shapes."""
 
-    family, linear_head = NAME, False  # most heads have a dense layer of their own
-    generation_defaults: ClassVar[dict[str, float | str]] = {}  # masked LMs come without any
+    family, shift = NAME, 0
+    generation_defaults: ClassVar[dict[str, float | str]] = {}  # masked LMs state none
 
     def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, tokenizer, ids: SpecialIds):
         self.model = model.eval().requires_grad_(False)
@@ -89,48 +92,74 @@ class MaskedLMTeacher:
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.layers = getattr(config, "num_hidden_layers", None) or config.n_layers  # DistilBERT
         self.read_layers: tuple[int, ...] = ()
-        # RoBERTa's line derives positions from the ids, counting from past the padding index.
-        derives = [
-            m for m in self.encoder.modules() if hasattr(m, "create_position_ids_from_input_ids")
-        ]
-        accepted = inspect.signature(self.encoder.forward).parameters
-        self._give_positions = "position_ids" in accepted and not derives
-        reserved = derives[0].padding_idx + 1 if derives else 0
+        self._takes_positions = "position_ids" in inspect.signature(self.encoder.forward).parameters
+        self._padding_index = _padding_index(self.encoder)
+        reserved = 0 if self._padding_index is None else self._padding_index + 1
         self.max_length = getattr(config, "max_position_embeddings", 512) - reserved
         self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
         self._suppress = suppression(self.forbidden_ids, self.vocab_size, self.device)
         self._widen = self._widening(checkpoint)
 
     def _widening(self, checkpoint: Checkpoint) -> nn.Module:
-        """From the embedding's width to the encoder's, where a family factorises it."""
+        """The projection from the embedding's width to the encoder's, where they differ."""
         width = self.model.get_input_embeddings().embedding_dim
         if width == self.hidden_size:
             return nn.Identity()
-        for path in (
-            "encoder.embedding_hidden_mapping_in",
-            "embeddings_project",
-        ):  # ALBERT, ELECTRA
+        for path in _PROJECTIONS:
             try:
                 return self.encoder.get_submodule(path)
             except AttributeError:
                 continue
         raise UserError(
-            f"{checkpoint.folder}: embeddings of {width} in a network of {self.hidden_size} and no "
-            "projection known between them: this masked LM is not supported."
+            f"{checkpoint.folder}: the embeddings have width {width}, the network has "
+            f"{self.hidden_size}, and no known projection joins them: this masked LM is not supported."
         )
 
-    def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, attention_mask: Tensor | None = None, stored: KeyValues | None = None
+    ) -> Tensor:
         extra: dict[str, Tensor] = {}
         if attention_mask is not None:
             extra["attention_mask"] = attention_mask.long()
-            if self._give_positions:
-                extra["position_ids"] = position_ids(attention_mask)
+            if self._takes_positions:
+                extra["position_ids"] = self._positions(ids, attention_mask)
         wanted = bool(self.read_layers)
-        out = self.encoder(input_ids=ids, output_hidden_states=wanted, **extra)
+        with storing(stored):
+            out = self.encoder(input_ids=ids, output_hidden_states=wanted, **extra)
         if not wanted:
             return out[0]
         read = [out.hidden_states[layer] for layer in self.read_layers]
         return torch.cat([out[0], *read], dim=-1)
+
+    def rerun(
+        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+    ) -> Tensor:
+        positions = self._positions(ids, attention_mask)
+        if getattr(getattr(self.encoder, "embeddings", None), "token_dropout", False):
+            inputs = {"inputs_embeds": self._scaled(ids, columns, attention_mask, positions)}
+        else:
+            inputs = {"input_ids": ids.gather(1, columns)}
+        if self._takes_positions:
+            inputs["position_ids"] = positions.gather(1, columns)
+        with rerunning(stored, columns):  # the stored masks apply
+            return self.encoder(**inputs)[0]
+
+    def _positions(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The position ids [B, S] that a full pass uses."""
+        if self._padding_index is not None:
+            real = ids != self._padding_index
+            return real.long().cumsum(-1) * real + self._padding_index
+        if attention_mask is not None:
+            return position_ids(attention_mask)
+        return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+
+    def _scaled(
+        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, positions: Tensor
+    ) -> Tensor:
+        """ESM's embeddings [B, C, H]: token_dropout scales them by the canvas's share of masks."""
+        mask = None if attention_mask is None else attention_mask.long()
+        whole = self.encoder.embeddings(input_ids=ids, attention_mask=mask, position_ids=positions)
+        return whole.gather(1, columns[..., None].expand(-1, -1, whole.shape[-1]))
 
     def reading(self, layers: Sequence[int]) -> MaskedLMTeacher:
         other = copy.copy(self)
@@ -150,3 +179,15 @@ class MaskedLMTeacher:
         config = self.model.config
         intermediate = getattr(config, "intermediate_size", None) or 4 * self.hidden_size
         return scaled_layer(self, width, config.num_attention_heads, intermediate)
+
+
+def _padding_index(encoder: PreTrainedModel) -> int | None:
+    """Where RoBERTa's line starts to count: positions come from the ids and begin at this + 1.
+
+    None for classes that count positions from 0.
+    """
+    for module in encoder.modules():
+        derives = hasattr(module, "create_position_ids_from_inputs_embeds")
+        if derives and hasattr(module, "position_embeddings"):
+            return module.padding_idx
+    return None

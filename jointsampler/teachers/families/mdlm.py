@@ -1,15 +1,14 @@
-"""MDLM (kuleshov-group/mdlm-owt and its like): a DiT over GPT-2's vocabulary plus a mask.
+"""MDLM (kuleshov-group/mdlm-owt and others): a DiT over GPT-2's vocabulary plus a mask.
 
 Architecture: Sahoo et al. 2024 (arXiv 2406.07524, appendix C.2), after Peebles
-and Xie 2023. No stock class exists, so the network stands here. Without time
-conditioning, which is what the published checkpoints have, every step is at
-noise level 0.
+and Xie 2023. transformers has no class for it, so this file holds the network.
+The published checkpoints have no time conditioning: every pass is at noise level 0.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..checkpoint import Checkpoint
+from ..columns import KeyValues, exchange, rerunning, storing
 from ..options import LoadOptions
 from ..protocol import LayerShape, position_ids, scaled_layer
 from ..tokenization import load_tokenizer, special_ids, suppression
@@ -35,25 +35,24 @@ def matches(config: dict[str, Any]) -> bool:
 def load(checkpoint: Checkpoint, options: LoadOptions) -> MDLMTeacher:
     if checkpoint.config.get("time_conditioning"):
         raise UserError(
-            f"{checkpoint.folder} conditions on time, which a reveal order without a clock cannot give: "
-            "only MDLM checkpoints with time_conditioning: false can be teachers."
+            f"{checkpoint.folder} conditions on the diffusion time, and decoding here has none: "
+            "choose an MDLM checkpoint with time_conditioning: false."
         )
     if options.quantization != "none":
         raise UserError(
-            "teacher.quantization is for stock classes; MDLM's 170 M weights need none."
+            "teacher.quantization works for stock transformers classes only: set it to none for MDLM."
         )
     own = (checkpoint.folder / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(checkpoint, options.tokenizer or (None if own else _TOKENIZER))
     vocab = checkpoint.require("vocab_size")
-    # The mask is the last id, past GPT-2's; its end of text parts documents on both sides.
+    # The mask is the last id, after GPT-2's. GPT-2's end of text opens and ends a document.
     end = tokenizer.eos_token_id
     if end is None:
         raise UserError(
-            f"The tokenizer for {checkpoint.folder} names no eos_token: it is not GPT-2's."
+            f"The tokenizer for {checkpoint.folder} names no eos_token: set teacher.tokenizer to GPT-2's."
         )
     ids = special_ids(checkpoint, tokenizer, mask=vocab - 1, bos=end, eos=end, pad=end)
     network = Network(checkpoint)
-    network.attend = eager if options.attention == "eager" else F.scaled_dot_product_attention
     if options.device.type != "meta":
         _read_weights(network, checkpoint)
         network = network.to(device=options.device, dtype=options.dtype)
@@ -75,17 +74,6 @@ def _read_weights(network: Network, checkpoint: Checkpoint) -> None:
         raise UserError(f"Cannot load the weights in {checkpoint.folder}: {reason}") from None
 
 
-Attention = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
-
-
-def eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention written out; q, k, v [B, heads, S, D], mask [B, 1, S, S] bool."""
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return torch.softmax(scores.float(), dim=-1).to(v.dtype) @ v
-
-
 class Block(nn.Module):
     def __init__(self, width: int, conditioning: int):
         super().__init__()
@@ -104,14 +92,15 @@ class Block(nn.Module):
         rotary: tuple[Tensor, Tensor],
         heads: int,
         mask: Tensor | None,
-        attend: Attention,
     ) -> Tensor:
+        """x [B, S or C, width] -> the same shape; mask [B, 1, S, S] bool."""
         batch, length, width = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
         y = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = self.attn_qkv(y).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        y = attend(q, k, v, mask)
+        k, v, mask = exchange(k, v, mask)
+        y = F.scaled_dot_product_attention(q, k, v, mask)
         x = x + gate1 * self.attn_out(y.transpose(1, 2).reshape(batch, length, width))
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
@@ -130,7 +119,7 @@ class NoiseLevel(nn.Module):
         )
 
     def at_zero(self) -> Tensor:
-        """[conditioning]: cosines are 1 and sines 0 at noise level 0."""
+        """[conditioning]: at noise level 0 all cosines are 1 and all sines are 0."""
         weight = self.mlp[0].weight
         half = _FREQUENCIES // 2
         features = torch.cat([torch.ones(half), torch.zeros(half)]).to(weight)
@@ -162,20 +151,18 @@ class Network(nn.Module):
             self.output_layer = Output(vocab, width, conditioning)
 
     def forward(
-        self, ids: Tensor, attention_mask: Tensor | None, read: tuple[int, ...] = ()
+        self, ids: Tensor, positions: Tensor, mask: Tensor | None, read: tuple[int, ...] = ()
     ) -> Tensor:
+        """ids, positions [B, S]; mask [B, 1, S, S] bool -> [B, S, (1 + F) width].
+
+        ``read`` names the F blocks (1 is the lowest) whose outputs follow the final ones.
+        """
         x = F.embedding(ids, self.vocab_embed.embedding)
-        mask, positions = None, torch.arange(ids.shape[1], device=ids.device)[None]
-        if attention_mask is not None:
-            # A padded query attends to itself: a row of no keys at all would be NaN.
-            itself = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
-            mask = (attention_mask[:, None, :].bool() | itself)[:, None]
-            positions = position_ids(attention_mask)
         rotary = rotary_angles(positions, x.shape[-1] // self.heads, x.dtype)
         condition = self.sigma_map.at_zero()
         kept = {}
         for number, block in enumerate(self.blocks, start=1):
-            x = block(x, condition, rotary, self.heads, mask, self.attend)
+            x = block(x, condition, rotary, self.heads, mask)
             if number in read:
                 kept[number] = x
         shift, scale = self.output_layer.adaLN_modulation(condition).chunk(2)
@@ -183,8 +170,15 @@ class Network(nn.Module):
         return torch.cat([final, *(kept[layer] for layer in read)], dim=-1)
 
 
+def _positions(ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """[B, S] int64: counted from each row's first real token."""
+    if attention_mask is not None:
+        return position_ids(attention_mask)
+    return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+
+
 def rotary_angles(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, 1, S, head_dim] in float32, then cast."""
+    """cos and sin [B, 1, S, head_dim] of positions [B, S], computed in float32, then cast."""
     powers = torch.arange(0, head_dim, 2, device=positions.device) / head_dim
     angles = positions[:, None, :, None].float() / 10_000.0**powers
     angles = torch.cat([angles, angles], dim=-1)
@@ -197,12 +191,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class MDLMTeacher:
-    """See :class:`jointsampler.teachers.protocol.Teacher` for shapes."""
+    """See :class:`jointsampler.teachers.protocol.Teacher` for methods and shapes."""
 
-    family, linear_head = NAME, True
-    generation_defaults: ClassVar[dict[str, float | str]] = {
-        "order": "random"
-    }  # ancestral sampling
+    family, shift = NAME, 0
+    # The authors' ancestral sampling reveals in random order.
+    generation_defaults: ClassVar[dict[str, float | str]] = {"order": "random"}
 
     def __init__(self, network: Network, checkpoint: Checkpoint, tokenizer, ids):
         self.model = network.eval().requires_grad_(False)
@@ -217,8 +210,23 @@ class MDLMTeacher:
         self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
         self._suppress = suppression(self.forbidden_ids, self.vocab_size, self.device)
 
-    def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        return self.model(ids, attention_mask, self.read_layers)
+    def hidden(
+        self, ids: Tensor, attention_mask: Tensor | None = None, stored: KeyValues | None = None
+    ) -> Tensor:
+        mask = None
+        if attention_mask is not None:
+            # A padded query attends to itself: softmax over no keys at all is NaN.
+            itself = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+            mask = (attention_mask[:, None, :].bool() | itself)[:, None]
+        with storing(stored):
+            return self.model(ids, _positions(ids, attention_mask), mask, self.read_layers)
+
+    def rerun(
+        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+    ) -> Tensor:
+        positions = _positions(ids, attention_mask).gather(1, columns)
+        with rerunning(stored, columns):  # the stored masks apply
+            return self.model(ids.gather(1, columns), positions, None)
 
     def reading(self, layers: Sequence[int]) -> MDLMTeacher:
         other = copy.copy(self)

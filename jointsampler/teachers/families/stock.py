@@ -1,7 +1,7 @@
 """Any stock causal-LM class whose ``config.json`` says ``is_causal: false`` and names a mask.
 
-The embedded teacher, and whatever ``workflows/pretrain.py`` trains: token i is
-predicted at position i.
+The embedded teacher is one, and so is every teacher that the tiny-teacher
+recipe trains. Output i predicts token i.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..checkpoint import Checkpoint, auto_config
-from ..decoder import DecoderTeacher, load_decoder
+from ..decoder import DecoderFamily, DecoderTeacher, load_decoder
 from ..options import LoadOptions
 
 NAME = "stock"
+_FAMILY = DecoderFamily(NAME, AutoModelForCausalLM)
 
 
 def matches(config: dict[str, Any]) -> bool:
@@ -24,4 +25,4 @@ def matches(config: dict[str, Any]) -> bool:
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DecoderTeacher:
-    return load_decoder(checkpoint, options, NAME, AutoModelForCausalLM, auto_config(checkpoint))
+    return load_decoder(checkpoint, options, _FAMILY, auto_config(checkpoint))
