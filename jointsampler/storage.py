@@ -49,6 +49,15 @@ def shown(location: Location) -> str:
     return f"{scheme}{mark}{place}"
 
 
+def shown_all(data: Any) -> Any:
+    """JSON-able ``data`` with every URI in it as :func:`shown`: for pages, results and trackers."""
+    if isinstance(data, dict):
+        return {key: shown_all(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [shown_all(value) for value in data]
+    return shown(data) if isinstance(data, str) else data
+
+
 def _open(location: Location) -> tuple[fs.FileSystem, str]:
     if not is_remote(location):
         return fs.LocalFileSystem(), str(location)

@@ -102,7 +102,7 @@ class Examples(Part):
 class Trial(Part):
     values: dict[str, Any]  # config key -> value
     objective: float  # less is better
-    ratio: float  # cost of one update with this sampler, in full passes
+    pass_cost_ratio: float  # cost of one update with this sampler, in full passes
     nats: dict[int, float]  # k -> per token
     captured: dict[int, float]  # k -> share of the dependency
     steps: int
@@ -166,7 +166,7 @@ class Results(Part):
 
 
 def points(
-    methods: Iterable[MethodResult], tasks: bool = False, path: KLPath = "recorded"
+    methods: Iterable[MethodResult], tasks: bool = False, path: KLPath = "own"
 ) -> list[tuple[float, float]]:
     """(tokens per unit of cost, nats per token) of the results that were measured on ``path``."""
     found = []
