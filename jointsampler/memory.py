@@ -1,4 +1,4 @@
-"""The largest batch that fits: halve until the device has room for it."""
+"""Find the largest batch that fits by halving it whenever the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def largest_fitting(run: Callable[[int], T], batch_size: int) -> tuple[T, int]:
-    """(``run(size)``, size) of the first size of batch_size, half of it, ... that does not run out of memory.
+    """(``run(size)``, size) for the first of batch_size, batch_size / 2, ... that fits into memory.
 
-    What ``run`` returns must not depend on the size, which holds for everything
-    seeded by row. Raises UserError where a batch of one does not fit.
+    The result of ``run`` must not depend on the size; everything seeded by row
+    meets this. Raises UserError where a batch of one does not fit.
     """
     while True:
         try:

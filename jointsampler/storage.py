@@ -1,17 +1,19 @@
-"""Files at a place: a local folder, or a bucket (s3://, gs://, ...), through pyarrow.
+"""Read and write whole files in a local folder or a bucket (s3://, gs://, ...), through pyarrow.
 
-A file appears under its name only when it is complete, so whoever finds it may
-trust that no writer was interrupted in it. What the files mean is left to
-``trajectories.py`` and ``corpus_manifest.py``.
+This is the one atomic writer: a file appears under its name only when it is
+complete, so a reader never finds half of one. The contents are the callers'
+business.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -26,7 +28,7 @@ def is_remote(location: Location) -> bool:
 
 
 def join(folder: Location, name: str) -> Location:
-    """The place of ``name`` in ``folder``; a URI's query (an endpoint, a region) stays at its end."""
+    """The location of ``name`` in ``folder``; a URI's query (an endpoint, a region) stays at its end."""
     if not is_remote(folder):
         return Path(folder) / name
     base, mark, query = str(folder).partition("?")
@@ -34,8 +36,26 @@ def join(folder: Location, name: str) -> Location:
 
 
 def shown(location: Location) -> str:
-    """The location as a message names it: without a URI's query, which may hold secrets."""
-    return str(location).partition("?")[0] if is_remote(location) else str(location)
+    """The location for messages and pages.
+
+    A URI loses its user info and its query, because both may hold secrets.
+    """
+    if not is_remote(location):
+        return str(location)
+    scheme, mark, place = str(location).partition("?")[0].partition("://")
+    user, at, rest = place.rpartition("@")
+    if at and (":" in user or "/" not in user):  # and not an @ in a folder's name
+        place = rest
+    return f"{scheme}{mark}{place}"
+
+
+def shown_all(data: Any) -> Any:
+    """JSON-able ``data`` with every URI in it as :func:`shown`: for pages, results and trackers."""
+    if isinstance(data, dict):
+        return {key: shown_all(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [shown_all(value) for value in data]
+    return shown(data) if isinstance(data, str) else data
 
 
 def _open(location: Location) -> tuple[fs.FileSystem, str]:
@@ -44,11 +64,13 @@ def _open(location: Location) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(str(location))
     except (ValueError, pa.ArrowException, OSError) as error:
-        raise UserError(f"Cannot use storage {shown(location)}: {_reason(error)}.") from None
+        raise UserError(f"Cannot use storage {shown(location)}: {_reason(error, location)}.") from None
 
 
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error).splitlines()[0]).rstrip(".")
+def _reason(error: Exception, location: Location) -> str:
+    """The error's first line; the location in it loses its secrets."""
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return reason.replace(str(location), shown(location)).rstrip(".")
 
 
 def read(location: Location) -> bytes:
@@ -59,7 +81,7 @@ def read(location: Location) -> bytes:
 
 
 def write(location: Location, data: bytes) -> None:
-    """The whole file or nothing.
+    """Write the whole file or nothing.
 
     Raises UserError: no space, no permission, an unreachable bucket.
     """
@@ -82,27 +104,32 @@ def write(location: Location, data: bytes) -> None:
                 partial.unlink()
     except OSError as error:
         raise UserError(
-            f"Cannot write {shown(location)}: {_reason(error)}. What is complete stays; run again "
+            f"Cannot write {shown(location)}: {_reason(error, location)}. What is complete stays; run again "
             "once there is room and permission."
         ) from None
 
 
+def write_json(location: Location, data: Any) -> None:
+    """Write ``data`` as indented JSON, as :func:`write` does."""
+    write(location, (json.dumps(data, indent=1) + "\n").encode())
+
+
 def make_folder(folder: Location) -> None:
-    """UserError where it can neither be found nor made."""
+    """Create the folder where it is missing; UserError where that is impossible."""
     system, path = _open(folder)
     try:
         system.create_dir(path, recursive=True)
     except OSError as error:
-        raise UserError(f"Cannot use storage {shown(folder)}: {_reason(error)}.") from None
+        raise UserError(f"Cannot use storage {shown(folder)}: {_reason(error, folder)}.") from None
 
 
 def names(folder: Location) -> set[str]:
-    """Names of the files in ``folder``, without those still being written; empty if it is not there."""
+    """Names of the complete files in ``folder``; empty where the folder is missing."""
     system, path = _open(folder)
     try:
         found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
     except OSError as error:
-        raise UserError(f"Cannot read storage {shown(folder)}: {_reason(error)}.") from None
+        raise UserError(f"Cannot read storage {shown(folder)}: {_reason(error, folder)}.") from None
     return {
         info.base_name
         for info in found

