@@ -64,7 +64,9 @@ def _open(location: Location) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(str(location))
     except (ValueError, pa.ArrowException, OSError) as error:
-        raise UserError(f"Cannot use storage {shown(location)}: {_reason(error, location)}.") from None
+        raise UserError(
+            f"Cannot use storage {shown(location)}: {_reason(error, location)}."
+        ) from None
 
 
 def _reason(error: Exception, location: Location) -> str:

@@ -87,9 +87,7 @@ class CorpusPlan:
     @property
     def key(self) -> str:
         settings = self.settings.model_dump(exclude={"actors", "prompts"})
-        return digest(
-            self.fingerprint, self.teacher.identity(), self.seed, settings, self.prompts
-        )
+        return digest(self.fingerprint, self.teacher.identity(), self.seed, settings, self.prompts)
 
     def intact(self) -> bool:
         """Whether the corpus of this plan is complete and every sha256 is right."""

@@ -40,7 +40,7 @@ from jointsampler.evaluation.items import (
     method_pairs,
 )
 from jointsampler.evaluation.judges import Judge, check_judge, prepare_judge
-from jointsampler.report.results import (
+from jointsampler.evaluation.results import (
     Cost,
     MethodResult,
     Results,

@@ -13,8 +13,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jointsampler.config.schema import Config
+from jointsampler.evaluation.results import read_results
 from jointsampler.report.page import write_report
-from jointsampler.report.results import read_results
 from workflows import entry, evaluate, sweep
 from workflows.stage import digest, require, run_once
 from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker, open_run

@@ -31,8 +31,8 @@ from jointsampler import storage
 from jointsampler.config.schema import Config, Range, SweepConfig, changed
 from jointsampler.corpus.manifest import verify_corpus
 from jointsampler.errors import UserError
+from jointsampler.evaluation.results import SweepTable, Trial
 from jointsampler.evaluation.worth import nats_at_speed, speed_at_nats
-from jointsampler.report.results import SweepTable, Trial
 from workflows import cluster, corpus, entry, train
 from workflows.stage import digest, require, run_once, write_json
 from workflows.tracking import Tracker, TrainReporter, child_run, open_run

@@ -1,4 +1,4 @@
-"""What both commands ask for: teacher, sampler, and settings of a stop rule."""
+"""Arguments that several commands share: teacher, update, and settings of a stop rule."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 
 import torch
 
-from ..decoding.methods import get_method
+from ..decoding.methods import Method, get_method
 from ..errors import UserError
 from ..sampler.model import EMBEDDED, JointSampler
 from ..teachers import Teacher, load_teacher
+from ..updates import Refresh, Update
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="folder of a trained sampler, or none (default: the shipped one of a shipped teacher)",
     )
+    parser.add_argument("--columns", type=int, default=8, help="columns of a refresh (default: 8)")
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)"
     )
@@ -46,8 +48,38 @@ def load_models(args: argparse.Namespace) -> tuple[Teacher, JointSampler | None]
     return teacher, sampler
 
 
+def updates_of(
+    args: argparse.Namespace, sampler: JointSampler | None
+) -> dict[str, Update | JointSampler]:
+    """The updates that a command can use, by name."""
+    found: dict[str, Update | JointSampler] = {"refresh": Refresh(args.columns)}
+    if sampler is not None:
+        found["joint"] = sampler
+    return found
+
+
+def pick_update(
+    method: Method, wanted: str | None, updates: dict[str, Update | JointSampler]
+) -> Update | JointSampler | None:
+    """The update named ``wanted``, or the method's natural one; UserError where there is none.
+
+    A method that can do without an update uses none unless one is named.
+    """
+    if wanted == "none":
+        return None
+    if wanted is not None:
+        if wanted not in updates:
+            raise UserError(f"--update {wanted} needs a sampler: give --sampler.")
+        return updates[wanted]
+    if method.update == "refresh":
+        return updates["refresh"]
+    if method.update == "required" or method.verification is not None:
+        return updates.get("joint", None if method.name == "joint" else updates["refresh"])
+    return None
+
+
 def parse_settings(given: list[str], method: str) -> dict[str, float]:
-    """``name=number`` pairs; UserError names the one that is not, or is none of the method's."""
+    """``name=number`` pairs; UserError names a pair of another form, or one that the method lacks."""
     settings: dict[str, float] = {}
     for pair in given:
         name, separator, value = pair.partition("=")

@@ -3,25 +3,25 @@
     jointsampler compare --sampler out/quickstart/sampler --out out/compare
 
 Prints a row per method and setting as it is measured: KL to the true joint in
-nats per token (unconditional, and behind task prompts), NLL under the judge,
-accuracy on the built-in tasks, tokens per teacher pass, the same weighted by
-what a sampler pass costs here, tokens/s.
-Writes compare.json and compare.svg (with the Pareto frontier) to --out.
+nats per token (in the method's own order, on unconditional text and on task
+prompts), NLL under the judge, accuracy on the built-in tasks, tokens per teacher
+row, the same with updates at their measured cost, tokens/s.
+Writes results.json and compare.svg (with the Pareto frontier) to --out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
 
-from ..decoding.methods import METHODS
 from ..errors import UserError, unknown_name
-from ..evaluation.compare import Comparison, Protocol, Row, at_equal_cost, compare, default_grid
+from ..evaluation.compare import Comparison, Protocol, Setting, at_equal_cost, compare, default_grid
 from ..evaluation.judges import Judge, prepare_judge
+from ..evaluation.results import MethodResult, Results, write_results
+from ..evaluation.stats import Interval
 from ..report.plots import frontier_svg
-from .common import add_models, load_models
+from ..storage import write
+from .common import add_models, load_models, updates_of
 
 HEADER = (
     "method",
@@ -30,11 +30,11 @@ HEADER = (
     "on tasks",
     "NLL",
     "accuracy",
-    "tok/pass",
+    "tok/row",
     "tok/cost",
     "tok/s",
 )
-WIDTHS = (20, 14, 21, 21, 21, 21, 9, 9, 6)
+WIDTHS = (24, 16, 21, 21, 21, 21, 9, 9, 6)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,31 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge", default="none", help="smollm2, none, or a causal LM (default: none)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="folder for compare.json and compare.svg")
+    parser.add_argument("--out", help="folder for results.json and compare.svg")
 
 
 def run(args: argparse.Namespace) -> None:
-    grid = default_grid(args.k)
-    names = {setting.method: None for setting in grid}
-    for name in args.methods or ():
-        if name not in names:
-            raise unknown_name("method", name, names)
     teacher, sampler = load_models(args)
-    grid = [
-        setting
-        for setting in grid
-        if (not args.methods or setting.method in args.methods)
-        and (sampler is not None or not METHODS[setting.method].uses_sampler)
-    ]
-    if not grid:
-        raise UserError("None of the methods asked for can run without a sampler: give --sampler.")
-    out = None
-    if args.out:
-        out = Path(args.out).expanduser()
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {out} cannot be a folder: {error.strerror}.") from None
+    grid = _grid(args, sampler is not None)
+    out = _folder(args.out)
     judge_id = prepare_judge(args.judge)
     judge = None if judge_id is None else Judge(judge_id, args.device)
     protocol = Protocol(
@@ -85,15 +67,37 @@ def run(args: argparse.Namespace) -> None:
         order=args.order,
         seed=args.seed,
     )
+    comparison = Comparison(teacher, updates_of(args, sampler), protocol, judge)
     print(line(HEADER))
-    result = compare(
-        teacher, sampler, grid, protocol, judge, lambda row: print(line(cells(row)), flush=True)
-    )
-    print(closing(result))
+    results = compare(comparison, grid, lambda row: print(line(cells(row)), flush=True))
+    print(closing(results))
     if out is not None:
-        (out / "compare.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
-        (out / "compare.svg").write_text(frontier_svg(result.rows))
-        print(f"wrote {out / 'compare.json'} and {out / 'compare.svg'}")
+        write_results(results, out / "results.json")
+        write(out / "compare.svg", frontier_svg(results.methods).encode())
+        print(f"wrote {out / 'results.json'} and {out / 'compare.svg'}")
+
+
+def _grid(args: argparse.Namespace, trained: bool) -> list[Setting]:
+    grid = default_grid(args.k, trained)
+    names = {setting.method for setting in default_grid(args.k, True)}
+    for name in args.methods or ():
+        if name not in names:
+            raise unknown_name("method", name, names)
+    grid = [setting for setting in grid if not args.methods or setting.method in args.methods]
+    if not grid:
+        raise UserError("None of these methods can run without a sampler: give --sampler.")
+    return grid
+
+
+def _folder(given: str | None) -> Path | None:
+    if given is None:
+        return None
+    out = Path(given).expanduser()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be a folder: {error.strerror}.") from None
+    return out
 
 
 def line(values: tuple[str, ...]) -> str:
@@ -102,37 +106,41 @@ def line(values: tuple[str, ...]) -> str:
     ).rstrip()
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    def shown(estimate) -> str:
-        return "-" if estimate is None else str(estimate)
+def cells(row: MethodResult) -> tuple[str, ...]:
+    def shown(interval: Interval | None) -> str:
+        return "-" if interval is None else str(interval)
+
+    def nats(found: dict) -> str:
+        if row.method == "lossless":
+            return "0 (exact)"
+        return shown(found["own"].nats_per_token) if "own" in found else "-"
 
     return (
-        row.method,
-        row.setting,
-        "0 (exact)" if row.block_ends else shown(row.text and row.text.nats_per_token),
-        shown(row.tasks and row.tasks.nats_per_token),
+        row.label,
+        row.knob,
+        nats(row.kl),
+        nats(row.kl_on_tasks),
         shown(row.nll),
         shown(row.accuracy),
-        f"{row.tokens_per_teacher_pass:.2f}",
+        f"{row.tokens_per_row:.2f}",
         f"{row.tokens_per_cost:.2f}",
         f"{row.tokens_per_second:,.0f}",
     )
 
 
-def closing(result: Comparison) -> str:
-    lines = ["brackets: 95 %, bootstrap over samples"]
-    if result.cost is not None:
-        lines.append(f"c, a sampler pass in teacher passes, measured here: {result.cost.ratio:.3f}")
-    for kind in ("text", "tasks"):
-        pairs = at_equal_cost(result.rows, kind)
+def closing(results: Results) -> str:
+    lines = ["brackets: 95 %, bootstrap over samples; KL in the method's own order"]
+    for name, cost in results.costs.items():
+        lines.append(f"an update ({name}) costs {cost.ratio:.3f} of a full pass here")
+    for tasks in (False, True):
+        pairs = at_equal_cost(results.methods, "adaptive (joint)", "joint", tasks=tasks)
         if pairs:
-            said = ", ".join(
+            shown = ", ".join(
                 f"{mine:.4f}/{theirs:.4f} at {cost:.2f}" for cost, mine, theirs in pairs
             )
-            lines.append(
-                f"KL/token of adaptive / of joint at equal cost along the same {kind} samples: {said}"
-            )
-    if result.calibration:
-        pairs = ", ".join(f"{guess:.3f}/{true:.3f}" for guess, true, _ in result.calibration)
-        lines.append(f"the sampler's estimate of its KL / the true one, by octile: {pairs}")
+            kind = "task" if tasks else "text"
+            lines.append(f"KL/token of adaptive / joint at equal cost on {kind} samples: {shown}")
+    if results.calibration:
+        pairs = ", ".join(f"{guess:.3f}/{true:.3f}" for guess, true, _ in results.calibration)
+        lines.append(f"the sampler's estimate of its KL / the true KL, by octile: {pairs}")
     return "\n".join(lines)

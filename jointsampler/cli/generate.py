@@ -1,7 +1,8 @@
-"""Sample text from a teacher, with or without a joint sampler.
+"""Sample text from a teacher, with or without an update.
 
     jointsampler generate --sampler out/quickstart/sampler --k 4 "def main("
-    jointsampler generate --method adaptive --sampler DIR --set budget=0.1 --watch "import os"
+    jointsampler generate --method refresh --k 8 --watch "import os"
+    jointsampler generate --method threshold --update refresh --set threshold=0.7 "class"
     printf 'sort: bob ann ->\\ncopy: eve ->\\n' | jointsampler generate --method sequential --json
 
 Prompts are arguments, or lines of stdin; without any, a sample is unconditional.
@@ -16,11 +17,12 @@ import sys
 from rich.console import Console
 
 from ..decoding.cache import KINDS
-from ..decoding.generate import Generation, Prompt, generate
-from ..decoding.methods import METHODS
+from ..decoding.generate import Generation, generate
+from ..decoding.methods import METHODS, get_method
 from ..decoding.orders import ORDERS
-from .common import add_models, load_models, parse_settings
-from .watch import Watcher
+from ..decoding.prompts import Prompt
+from .common import add_models, load_models, parse_settings, pick_update, updates_of
+from .watch import LiveView
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", help=f"{', '.join(METHODS)} (default: joint, without a sampler sequential)"
     )
     parser.add_argument(
-        "--k", type=int, default=4, help="tokens per teacher pass of the fixed methods"
+        "--update",
+        choices=["none", "joint", "refresh"],
+        help="between two reveals (default: the sampler or a refresh where the method needs one)",
+    )
+    parser.add_argument(
+        "--k", type=int, default=4, help="tokens per full pass of the fixed methods"
     )
     parser.add_argument(
         "--set",
@@ -53,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat", action="store_true", help="a prompt is a user's turn in the chat template"
     )
     parser.add_argument(
-        "--watch", action="store_true", help="see the text unmask, a colour per teacher pass"
+        "--watch", action="store_true", help="see the text unmask, a colour per round"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per sample on stdout")
 
@@ -74,9 +81,10 @@ def run(args: argparse.Namespace) -> None:
     teacher, sampler = load_models(args)
     method = args.method or ("sequential" if sampler is None else "joint")
     settings = parse_settings(args.set, method)
+    update = pick_update(get_method(method), args.update, updates_of(args, sampler))
     call = dict(
         method=method,
-        k=1 if method == "sequential" else args.k,
+        k=args.k,
         num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
@@ -89,21 +97,21 @@ def run(args: argparse.Namespace) -> None:
         **settings,
     )
     if args.watch:
-        with Watcher(teacher, Console(stderr=args.json)) as watcher:
-            out = generate(teacher, sampler, prompts, on_reveal=watcher, **call)
+        with LiveView(teacher, Console(stderr=args.json)) as view:
+            out = generate(teacher, update, prompts, on_reveal=view, **call)
     else:
-        out = generate(teacher, sampler, prompts, **call)
+        out = generate(teacher, update, prompts, **call)
     if args.json:
         show_json(out)
-    elif not args.watch:  # the live view's last picture is the text
+    elif not args.watch:  # the last picture of the live view shows the text
         show_text(teacher, out)
     print(account(out), file=sys.stderr)
 
 
 def show_text(teacher, out: Generation) -> None:
     for ids, text in zip(out.prompts, out.texts, strict=True):
-        said = teacher.tokenizer.decode(ids[ids[:1] == [teacher.bos_id] :])
-        print(f"{said}{text}")
+        prompt = teacher.tokenizer.decode(ids[ids[:1] == [teacher.bos_id] :])
+        print(f"{prompt}{text}")
         if len(out.texts) > 1:
             print("---")
 
@@ -116,18 +124,23 @@ def show_json(out: Generation) -> None:
             "text": text,
             "tokens": out.responses[n].tolist(),
             "order": out.order[n].tolist(),
-            "block": out.block[n].tolist(),
+            "round": out.round[n].tolist(),
             "effective_tokens": int(out.effective_tokens[n]),
             "teacher_passes": int(out.teacher_passes[n]),
-            "sampler_passes": int(out.sampler_passes[n]),
+            "teacher_rows": int(out.teacher_rows[n]),
+            "update_passes": int(out.update_passes[n]),
         }
         print(json.dumps(record))
 
 
 def account(out: Generation) -> str:
-    """The closing line: what it cost."""
-    tokens, passes = int(out.effective_tokens.sum()), int(out.teacher_passes.sum())
+    """The closing line: the cost of the samples."""
+    tokens, passes, rows, updates = (
+        int(getattr(out, name).sum())
+        for name in ("effective_tokens", "teacher_passes", "teacher_rows", "update_passes")
+    )
+    verified = "" if rows == passes else f" ({rows} rows)"
     return (
-        f"{tokens} tokens in {passes} teacher and {int(out.sampler_passes.sum())} sampler passes: "
-        f"{tokens / max(1, passes):.2f} tokens a teacher pass, {tokens / out.seconds:,.0f} tokens/s"
+        f"{tokens} tokens in {passes} full passes{verified} and {updates} updates: "
+        f"{tokens / max(1, rows):.2f} tokens a row, {tokens / out.seconds:,.0f} tokens/s"
     )

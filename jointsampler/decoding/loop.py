@@ -176,7 +176,9 @@ class Decoder:
                 in_round = in_round & canvas.unfinished()
                 if rule.asks == "before":
                     position = canvas.start + board.scores.argmin(dim=1)
-                    seen = foresee(teacher, state, canvas.ids, position, canvas.start + last, reveal)
+                    seen = foresee(
+                        teacher, state, canvas.ids, position, canvas.start + last, reveal
+                    )
                     estimate = state.estimate(seen)
                     stays, memory = rule.goes_on(memory, Candidate(seen.logits, reveal, estimate))
                     in_round = in_round & stays

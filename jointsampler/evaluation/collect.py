@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..decoding.methods import get_method
-from ..report.results import Examples, Fidelity, MethodResult
 from .cost import UpdateCost
 from .items import REFERENCE, SEQUENTIAL, Item, KLItem, KLs, Samples, update_name
 from .judges import Scores
 from .kl import BlockKL, summarize
 from .mauve import mauve
 from .nll import generative_nll
+from .results import Examples, Fidelity, MethodResult
 from .stats import Interval
 
 Done = Iterable[tuple[Item, Samples | KLs]]
@@ -67,6 +67,7 @@ class Collected:
         ends = np.sum([part.round_ends for part in every], axis=0)
         return MethodResult(
             method=method,
+            update=update_name(method),
             setting={} if pair == SEQUENTIAL else {"k": k},
             samples=samples,
             kl=self._fidelity(method, k),
@@ -77,7 +78,9 @@ class Collected:
             update_passes=updates / samples,
             tokens_per_pass=tokens / passes,
             tokens_per_row=tokens / rows,
-            tokens_per_cost=tokens / rows if cost is None else cost.tokens_per_cost(tokens, rows, updates),
+            tokens_per_cost=tokens / rows
+            if cost is None
+            else cost.tokens_per_cost(tokens, rows, updates),
             tokens_per_second=tokens / seconds,
             round_ends=tuple(ends / ends.sum()) if ends.any() else None,
         )

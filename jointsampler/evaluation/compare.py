@@ -1,97 +1,93 @@
-"""The table of methods: what each costs and how far from the true joint it is, on one teacher.
+"""The table of methods: the cost of each and its distance to the true joint, on one teacher.
 
-Every row is made with the same prompts, seeds, order and accounting. Fidelity
-is path KL in nats per token along sequential samples (``path_kl.py``), once
-unconditional and once behind task prompts, NLL under a judge, and accuracy on
-the tasks; cost is passes, weighted by what a sampler pass was measured to cost,
-and the clock.
+Every row is measured on the same prompts, seeds and order, and written in the
+schema of ``results.py``. Fidelity is the KL of ``kl.py`` along sequential samples,
+unconditional ones and answers to task prompts, on the recorded path and on the
+method's own; NLL under a judge; accuracy on the tasks. Cost is teacher rows and
+update passes at their measured ratio, and the clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from ..corpus.trajectories import Trajectories
 from ..decoding.generate import Generation, check_k, generate
-from ..decoding.methods import METHODS, get_method
-from ..sampler.model import JointSampler
+from ..decoding.loop import Strategy
+from ..decoding.methods import METHODS, Method, get_method
+from ..decoding.orders import get_order
+from ..decoding.sampling import Sampling
+from ..sampler import JointSampler
 from ..tasks import TASKS, UNSEEN, examples
 from ..teachers.protocol import Teacher
-from .cost import PassCost, pass_cost
+from ..updates import Update, as_update
+from .cost import UpdateCost, update_cost
+from .environment import machine, packages
 from .judges import Judge
+from .kl import Reference, calibration
 from .nll import generative_nll
-from .path_kl import Reference, calibration, path_kl
-from .stats import Estimate, bootstrap
+from .results import Cost, Fidelity, MethodResult, Results, SamplerCard, TeacherCard
+from .stats import Interval, bootstrap
+
+PATHS = ("recorded", "own")
+_COST_BATCH = 16
+_EXACT = Interval(value=0.0, low=0.0, high=0.0, n=0)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A method with its knob turned: k for the fixed ones, its rule's setting for the others."""
+    """A method, its update, and its knob: k for the fixed ones, the rule's setting for the others."""
 
     method: str
+    update: str = "none"  # "none", "refresh" or "joint"
     k: int = 4
     rule: dict[str, float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        if self.rule:
-            return ", ".join(f"{name}={value:g}" for name, value in self.rule.items())
-        return "" if METHODS[self.method].one_token else f"k={self.k}"
+    @property
+    def knobs(self) -> dict[str, float]:
+        return self.rule or ({"k": self.k} if METHODS[self.method].has_k else {})
 
 
-def default_grid(ks: Sequence[int]) -> list[Setting]:
-    """Every method at the settings that trace its frontier."""
-    fixed = ("marginal", "joint", "lossless", "lossless_tokens")
+def default_grid(ks: Sequence[int], trained: bool) -> list[Setting]:
+    """Every method with every update that it takes, at the settings that trace its frontier.
+
+    ``trained``: whether there is a joint sampler.
+    """
     rules = {
-        "adaptive": ("budget", (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)),
-        "threshold": ("threshold", (0.95, 0.9, 0.7, 0.5)),
+        "adaptive": ("budget", (0.01, 0.05, 0.2, 0.8)),
+        "threshold": ("threshold", (0.9, 0.7, 0.5)),
         "factor": ("factor", (0.5, 1.0, 2.0)),
         "entropy_bound": ("bound", (0.1, 0.5, 2.0)),
-        "klass": ("kl", (0.01, 0.1)),
     }
-    grid = [Setting("sequential", 1)]
-    grid += [Setting(name, k) for name in fixed for k in ks if k > 1]
-    for name, (knob, values) in rules.items():
-        variants = [name] if METHODS[name].uses_sampler else [name, f"joint_{name}"]
-        grid += [Setting(variant, 4, {knob: v}) for variant in variants for v in values]
+    grid = []
+    for method in METHODS.values():
+        for update in _updates(method, trained):
+            if method.name in rules:
+                knob, values = rules[method.name]
+                grid += [Setting(method.name, update, 4, {knob: value}) for value in values]
+            elif method.one_token:
+                grid.append(Setting(method.name, update, 1))
+            else:
+                grid += [Setting(method.name, update, k) for k in ks if k > 1]
     return grid
 
 
-@dataclass(frozen=True)
-class Fidelity:
-    """Distance and cost along the same trajectories."""
-
-    nats_per_token: Estimate
-    tokens_per_cost: float  # tokens / (teacher passes + c x sampler passes)
-
-
-@dataclass(frozen=True)
-class Row:
-    method: str
-    setting: str
-    # Along unconditional samples. None for a verified method, whose law is the teacher's own, and
-    # for klass, which picks positions that no recorded trajectory picked.
-    text: Fidelity | None
-    tasks: Fidelity | None  # along answers to task prompts
-    nll: Estimate | None
-    accuracy: Estimate | None
-    tokens_per_teacher_pass: float
-    tokens_per_cost: float  # as sampled
-    tokens_per_second: float
-    block_ends: tuple[float, float, float] | None  # shares: full, order mismatch, rejection
-
-
-@dataclass(frozen=True)
-class Comparison:
-    cost: PassCost
-    rows: list[Row]
-    calibration: list[tuple[float, float, int]]  # of the sampler's estimates, on the reference
+def _updates(method: Method, trained: bool) -> list[str]:
+    if method.update in ("none", "refresh"):
+        return [method.update]
+    able = ["refresh", *(["joint"] if trained else [])]
+    if method.name == "joint":  # with a refresh it is the method "refresh"
+        return able[1:]
+    return able if method.update == "required" or method.verification else ["none", *able]
 
 
 @dataclass(frozen=True)
 class Protocol:
+    """The conditions that all rows share."""
+
     samples: int = 64
     max_new_tokens: int = 32
     prompts_per_task: int = 8
@@ -101,7 +97,7 @@ class Protocol:
 
 
 def task_prompts(protocol: Protocol) -> list[tuple[str, str]]:
-    """(task, prompt) pairs, the same for every method, from streams that no corpus takes its prompts from."""
+    """(task, prompt) pairs, the same for every method, from streams that no corpus draws prompts from."""
     return [
         (name, example.prompt)
         for name in protocol.tasks
@@ -109,146 +105,211 @@ def task_prompts(protocol: Protocol) -> list[tuple[str, str]]:
     ]
 
 
-def reference_of(teacher: Teacher, truth: Generation, protocol: Protocol) -> Reference:
-    return Reference(teacher, Trajectories.from_generation(truth, protocol.seed + 1, teacher))
+class Comparison:
+    """Measures settings one by one on one teacher.
+
+    ``updates`` by the names that settings use; "none" is always there.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        updates: dict[str, Update | JointSampler],
+        protocol: Protocol,
+        judge: Judge | None = None,
+    ):
+        self.teacher, self.protocol, self.judge = teacher, protocol, judge
+        self.updates = {"none": as_update(None)} | {n: as_update(u) for n, u in updates.items()}
+        self.sampler = updates.get("joint")
+        self.prompts = task_prompts(protocol)
+        self._costs: dict[str, UpdateCost] = {}
+        self._references: dict[str, Reference] = {}
+
+    def check(self, grid: Sequence[Setting]) -> None:
+        """UserError for a setting that could not run, before the first row is measured."""
+        for setting in grid:
+            method = get_method(setting.method)
+            method.check_settings(setting.rule)
+            method.chosen_update(self.updates[setting.update])
+            if method.has_k:
+                check_k(setting.k, self.protocol.max_new_tokens)
+
+    def rows(self, grid: Sequence[Setting]) -> Iterator[MethodResult]:
+        """One row per setting, as each is measured."""
+        self.check(grid)
+        for setting in grid:
+            yield self.row(setting)
+
+    def row(self, setting: Setting) -> MethodResult:
+        out = self._samples(setting, None)
+        answers = self._samples(setting, [prompt for _, prompt in self.prompts])
+        passes, rows, updates = (
+            int(getattr(out, name).sum())
+            for name in ("teacher_passes", "teacher_rows", "update_passes")
+        )
+        tokens, count = int(out.effective_tokens.sum()), len(out.texts)
+        ends = out.round_ends.sum(0).double()
+        return MethodResult(
+            method=setting.method,
+            update=setting.update,
+            setting=setting.knobs,
+            samples=count,
+            kl=self._fidelity(setting, "text"),
+            kl_on_tasks=self._fidelity(setting, "tasks"),
+            nll=None if self.judge is None else generative_nll(self.judge.score(out.texts)),
+            accuracy=None if answers is None else self._accuracy(answers),
+            teacher_passes=passes / count,
+            teacher_rows=rows / count,
+            update_passes=updates / count,
+            tokens_per_pass=tokens / passes,
+            tokens_per_row=tokens / rows,
+            tokens_per_cost=self._per_cost(setting, tokens, rows, updates),
+            tokens_per_second=tokens / out.seconds,
+            round_ends=tuple((ends / ends.sum()).tolist()) if ends.any() else None,
+        )
+
+    def results(self, rows: Sequence[MethodResult]) -> Results:
+        """``rows`` with the conditions under which they were measured."""
+        teacher = self.teacher
+        card = None
+        if isinstance(self.sampler, JointSampler):
+            size = sum(p.numel() for p in self.sampler.parameters())
+            card = SamplerCard(width=self.sampler.config.width, parameters=size)
+        return Results(
+            config=asdict(self.protocol),
+            versions=packages(),
+            machine=machine(),
+            teacher=TeacherCard(
+                name=teacher.name, family=teacher.family, fingerprint=teacher.fingerprint
+            ),
+            sampler=card,
+            judge="none" if self.judge is None else self.judge.name,
+            costs={name: Cost(**cost.as_dict()) for name, cost in self._costs.items()},
+            methods=list(rows),
+            calibration=self._calibration(),
+        )
+
+    def _samples(self, setting: Setting, prompts: list[str] | None) -> Generation | None:
+        if prompts is not None and not prompts:
+            return None
+        protocol = self.protocol
+        return generate(
+            self.teacher,
+            self.updates[setting.update],
+            prompts,
+            setting.method,
+            setting.k,
+            num_samples=protocol.samples if prompts is None else 1,
+            max_new_tokens=protocol.max_new_tokens,
+            order=protocol.order,
+            seed=protocol.seed,
+            stop_at_end=bool(self.teacher.end_ids),
+            **setting.rule,
+        )
+
+    def _accuracy(self, answers: Generation) -> Interval:
+        right = [
+            [float(TASKS[name].check(prompt, text))]
+            for (name, prompt), text in zip(self.prompts, answers.texts, strict=True)
+        ]
+        return bootstrap(lambda mean: mean[..., 0], np.array(right))
+
+    def _reference(self, kind: str) -> Reference | None:
+        """Sequential samples, unconditional ("text") or answers ("tasks"); None without prompts."""
+        prompts = [prompt for _, prompt in self.prompts] if kind == "tasks" else None
+        if prompts is not None and not prompts:
+            return None
+        if kind not in self._references:
+            protocol, seed = self.protocol, self.protocol.seed + 1
+            truth = generate(
+                self.teacher,
+                prompts=prompts,
+                method="sequential",
+                num_samples=protocol.samples if prompts is None else 1,
+                max_new_tokens=protocol.max_new_tokens,
+                order=protocol.order,
+                seed=seed,
+                stop_at_end=bool(self.teacher.end_ids),
+            )
+            rows = Trajectories.from_generation(truth, seed, self.teacher)
+            self._references[kind] = Reference(self.teacher, rows)
+        return self._references[kind]
+
+    def _strategy(self, setting: Setting) -> Strategy:
+        method, update = get_method(setting.method), self.updates[setting.update]
+        rule = method.stop(setting.k, self.protocol.max_new_tokens, setting.rule, update.k_max)
+        order = get_order(self.protocol.order)
+        return Strategy(update, rule, order, Sampling(), self.protocol.seed)
+
+    def _fidelity(self, setting: Setting, kind: str) -> dict[str, Fidelity]:
+        reference, method = self._reference(kind), get_method(setting.method)
+        if reference is None or method.verification == "tokens":
+            return {}  # exact conditionals in another order: a KL along the draft would mislead
+        if method.verification == "strict" or method.one_token:
+            return {path: Fidelity(nats_per_token=_EXACT) for path in PATHS}
+        found = {}
+        for path in PATHS:
+            walk = reference.walk(self._strategy(setting), path, 1.0)
+            passes, updates = int(walk.teacher_passes.sum()), int(walk.update_passes.sum())
+            speed = self._per_cost(setting, walk.tokens(), passes, updates)
+            found[path] = Fidelity(nats_per_token=walk.nats_per_token(), tokens_per_cost=speed)
+        return found
+
+    def _per_cost(self, setting: Setting, tokens: int, rows: int, updates: int) -> float:
+        if not self.updates[setting.update].passes:
+            return tokens / rows
+        name = setting.update
+        estimated = get_method(setting.method).rule.asks == "before"
+        key = f"{name} with its estimate" if estimated else name
+        if key not in self._costs:
+            protocol = self.protocol
+            self._costs[key] = update_cost(
+                self.teacher, self.updates[name], _COST_BATCH, protocol.max_new_tokens,
+                protocol.order, estimated=estimated,
+            )  # fmt: skip
+        return self._costs[key].tokens_per_cost(tokens, rows, updates)
+
+    def _calibration(self) -> list[tuple[float, float, int]]:
+        """The trained sampler's estimates against the true KL, along its own path on text."""
+        if "joint" not in self.updates:
+            return []
+        setting = Setting("adaptive", "joint", 4, {"budget": float("inf")})
+        walk = self._reference("text").walk(self._strategy(setting), "own", 1.0)
+        return calibration(walk.guesses())
 
 
 def compare(
-    teacher: Teacher,
-    sampler: JointSampler | None,
+    comparison: Comparison,
     grid: Sequence[Setting],
-    protocol: Protocol,
-    judge: Judge | None = None,
-    on_row: Callable[[Row], None] | None = None,
-) -> Comparison:
-    """One row per setting; ``on_row`` sees each as it is made. Methods without their sampler are refused."""
-    shared = dict(max_new_tokens=protocol.max_new_tokens, order=protocol.order)
-    truth = generate(
-        teacher,
-        method="sequential",
-        k=1,
-        num_samples=protocol.samples,
-        seed=protocol.seed + 1,
-        **shared,
-    )
-    references = {"text": reference_of(teacher, truth, protocol)}
-    cost = (
-        pass_cost(teacher, sampler, 16, protocol.max_new_tokens, protocol.order)
-        if sampler is not None
-        else None
-    )
-    prompts = task_prompts(protocol)
-    if prompts:
-        truth = generate(
-            teacher,
-            None,
-            [prompt for _, prompt in prompts],
-            "sequential",
-            1,
-            seed=protocol.seed + 1,
-            **shared,
-        )
-        references["tasks"] = reference_of(teacher, truth, protocol)
-    for setting in grid:  # before the first row: the last one must not fail for its k
-        if get_method(setting.method).has_k:
-            check_k(setting.k, protocol.max_new_tokens)
-            if get_method(setting.method).uses_sampler and sampler is not None:
-                sampler.check_block(setting.k)
+    on_row: Callable[[MethodResult], None] | None = None,
+) -> Results:
+    """Measure every setting of ``grid``; ``on_row`` is called with each row as it is made."""
     rows = []
-    for setting in grid:
-        method = get_method(setting.method)
-        call = dict(
-            method=setting.method, k=setting.k, seed=protocol.seed, **shared, **setting.rule
-        )
-        out = generate(teacher, sampler, num_samples=protocol.samples, **call)
-        fidelity: dict[str, Fidelity] = {}
-        if method.verification is None and not hasattr(method.rule, "watcher"):
-            k_max = None if sampler is None else sampler.config.k_max
-            stop = method.stop(setting.k, protocol.max_new_tokens, setting.rule, k_max)
-            for name, reference in references.items():
-                path = path_kl(teacher, sampler, reference, method, stop, protocol.order)
-                passes = int(path.teacher_passes.sum())
-                made = reference.trajectories.tokens.numel()
-                worth = made / passes
-                if cost is not None:
-                    worth = cost.tokens_per_pass(made, passes, int(path.sampler_passes.sum()))
-                fidelity[name] = Fidelity(path.nats_per_token, float(worth))
-        accuracy = None
-        if prompts:
-            answers = generate(
-                teacher,
-                sampler,
-                [prompt for _, prompt in prompts],
-                stop_at_end=bool(teacher.end_ids),
-                **call,
-            )
-            right = [
-                [float(TASKS[name].check(prompt, text))]
-                for (name, prompt), text in zip(prompts, answers.texts, strict=True)
-            ]
-            accuracy = bootstrap(lambda mean: mean[..., 0], right)
-        tokens, passes = int(out.effective_tokens.sum()), int(out.teacher_passes.sum())
-        weighted = float(tokens / passes)
-        if cost is not None:
-            weighted = cost.tokens_per_pass(tokens, passes, int(out.sampler_passes.sum()))
-        ends = out.block_ends.sum(0).double()
-        row = Row(
-            setting.method,
-            str(setting),
-            fidelity.get("text"),
-            fidelity.get("tasks"),
-            generative_nll(judge.score(out.texts)) if judge is not None else None,
-            accuracy,
-            tokens / passes,
-            weighted,
-            tokens / out.seconds,
-            tuple((ends / ends.sum()).tolist()) if method.verification else None,
-        )
+    for row in comparison.rows(grid):
         rows.append(row)
         if on_row is not None:
             on_row(row)
-    bins = []
-    if sampler is not None:
-        method = get_method("adaptive")
-        stop = method.stop(
-            4, protocol.max_new_tokens, {"budget": float("inf")}, sampler.config.k_max
-        )
-        bins = calibration(
-            path_kl(teacher, sampler, references["text"], method, stop, protocol.order).guesses
-        )
-    return Comparison(cost, rows, bins)
-
-
-def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (tokens per cost, nats) pairs those that none beats in both, slowest first."""
-    best, least = [], float("inf")
-    for cost, nats in sorted(points, key=lambda point: (-point[0], point[1])):
-        if nats < least:
-            best.append((cost, nats))
-            least = nats
-    return best[::-1]
-
-
-def points(rows: Sequence[Row], kind: str, method: str | None = None) -> list[tuple[float, float]]:
-    """(tokens per cost, nats per token) of rows that have them; ``kind`` is "text" or "tasks"."""
-    chosen = [row for row in rows if method in (None, row.method)]
-    found = [getattr(row, kind) for row in chosen]
-    return [(f.tokens_per_cost, f.nats_per_token.value) for f in found if f is not None]
+    return comparison.results(rows)
 
 
 def at_equal_cost(
-    rows: Sequence[Row], kind: str, method: str = "adaptive", against: str = "joint"
+    rows: Sequence[MethodResult], label: str, against: str, path: str = "own", tasks: bool = False
 ) -> list[tuple[float, float, float]]:
-    """(tokens per cost, nats of ``method``, nats of ``against`` there) wherever the latter reaches.
+    """(tokens per cost, nats of ``label``, nats of ``against`` there) wherever the latter reaches.
 
     ``against`` is interpolated linearly between its settings and ``sequential``.
     """
-    line = sorted(points(rows, kind, against) + points(rows, kind, "sequential"))
+
+    def points(wanted: str) -> list[tuple[float, float]]:
+        chosen = [(r.kl_on_tasks if tasks else r.kl).get(path) for r in rows if r.label == wanted]
+        return [(f.tokens_per_cost or 1.0, f.nats_per_token.value) for f in chosen if f is not None]
+
+    line = sorted(points(against) + points("sequential"))
     if not line:
         return []
     costs, nats = zip(*line, strict=True)
     return [
         (cost, value, float(np.interp(cost, costs, nats)))
-        for cost, value in sorted(points(rows, kind, method))
+        for cost, value in sorted(points(label))
         if costs[0] <= cost <= costs[-1]
     ]

@@ -82,7 +82,9 @@ def _seconds(teacher: Teacher, strategy: Strategy, batch: int, length: int, reve
     canvas = Canvas(teacher, prompt, torch.arange(batch), length)
     known = length - max(reveals, length // 2)
     canvas.masked[:, :known] = False
-    canvas.response(canvas.ids)[:, :known] = teacher.pad_id if teacher.eos_id is None else teacher.eos_id
+    canvas.response(canvas.ids)[:, :known] = (
+        teacher.pad_id if teacher.eos_id is None else teacher.eos_id
+    )
     decoder = Decoder(teacher, strategy, canvas)
     synchronize(teacher.device)
     begin = time.perf_counter()

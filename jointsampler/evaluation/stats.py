@@ -55,7 +55,9 @@ def bootstrap(
     picks = rng.integers(n, size=(replicates, n))
     resampled = units[picks].mean(axis=1)  # [replicates, columns]
     low, high = np.percentile(statistic(resampled), [2.5, 97.5])
-    return Interval(value=float(statistic(units.mean(axis=0))), low=float(low), high=float(high), n=n)
+    return Interval(
+        value=float(statistic(units.mean(axis=0))), low=float(low), high=float(high), n=n
+    )
 
 
 Estimate = Interval  # until its users are gone

@@ -9,9 +9,9 @@ import jinja2
 import yaml
 from jinja2.utils import markupsafe
 
+from ..evaluation.results import Results
 from ..evaluation.stats import Interval
 from .plots import figures, responsive
-from .results import Results
 
 
 def write_report(results: Results, folder: Path) -> Path:

@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..evaluation.results import KLPath, MethodResult, Results, SweepTable, frontier, points
 from ..evaluation.stats import Interval
 from ..evaluation.worth import speed
-from .results import KLPath, MethodResult, Results, SweepTable, frontier, points
 
 COLOURS = {
     "sequential": "#475569",
@@ -144,10 +144,10 @@ def frontier_svg(methods: Sequence[MethodResult], path: KLPath = "own") -> str:
 def _fidelity_against_cost(
     axes: Axes, methods: Sequence[MethodResult], tasks: bool, path: KLPath
 ) -> None:
-    names = list(dict.fromkeys(r.method for r in methods))
+    names = list(dict.fromkeys(r.label for r in methods))
     cycle = plt.get_cmap("tab20").colors
     for at, name in enumerate(names):
-        mine = [r for r in methods if r.method == name]
+        mine = [r for r in methods if r.label == name]
         own = sorted(points(mine, tasks, path))
         if own:
             updates = any(r.update_passes for r in mine)

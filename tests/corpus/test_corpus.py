@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jointsampler.distill.offline import TopTruth, anchors_of, top_of
 
 from jointsampler import JointSampler, UserError, block_kl, generate, storage
 from jointsampler.config.schema import changed, load_config
 from jointsampler.corpus.manifest import targets_name
 from jointsampler.corpus.parquet import decode
 from jointsampler.distill import DistillSettings, OfflineStates, TeacherStates, distill_step
-from jointsampler.distill.offline import TopTruth, anchors_of, top_of
 from workflows import corpus
 from workflows.train import check_offline
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jointsampler.corpus.manifest import verify_corpus
-from jointsampler.report.results import read_results
+from jointsampler.evaluation.results import read_results
 from tests.ray.jobs import begin, finish
 from tests.ray.nodes import Head, wait_until
 

@@ -8,7 +8,7 @@ import pytest
 
 from jointsampler import JointSampler, load_teacher
 from jointsampler.corpus.parquet import read_parquet
-from jointsampler.report.results import read_results
+from jointsampler.evaluation.results import read_results
 from tests.ray.jobs import submit
 from tests.support import checkpoints
 

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from jointsampler import JointSampler, block_kl, load_teacher
 from jointsampler.corpus.parquet import read_parquet
-from jointsampler.report.results import read_results
+from jointsampler.evaluation.results import read_results
 from tests.ray.jobs import submit
 
 

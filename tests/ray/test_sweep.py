@@ -10,7 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jointsampler import JointSampler
-from jointsampler.report.results import read_results
+from jointsampler.evaluation.results import read_results
 from tests.ray.jobs import finish, start
 from tests.ray.nodes import Head, wait_until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from jointsampler.report.results import SweepTable
+from jointsampler.evaluation.results import SweepTable
 from tests.ray.jobs import finish, start
 from tests.ray.nodes import Head, wait_until
 

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from jointsampler import UserError
+from jointsampler.evaluation.results import Results, read_results
 from jointsampler.report.page import write_report
-from jointsampler.report.results import Results, read_results
 
 
 def made(judge: bool) -> Results:

@@ -6,8 +6,8 @@ import pytest
 
 from jointsampler import UserError
 from jointsampler.config.schema import load_config
+from jointsampler.evaluation.results import SweepTable, Trial
 from jointsampler.report.plots import sweep_figures
-from jointsampler.report.results import SweepTable, Trial
 from workflows import corpus, estimate, pipeline, report, sweep
 
 SPACE = "sweep.space={sampler.width: [32, 64], train.k_max: [2, 4]}"

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import storage
 from ..errors import UserError
-from ..evaluation.stats import Interval
+from .stats import Interval
 
 # The states at which KL is measured: recorded trajectories in their own order, the same
 # trajectories in the method's order, or samples of the method.
@@ -40,6 +40,7 @@ class MethodResult(Part):
     """One method at one setting. Tokens are those before the first end token."""
 
     method: str
+    update: str = "none"  # the name of the update between its reveals
     setting: dict[str, int | float] = {}  # k, or the settings of a stop rule; {} for sequential
     samples: int
     kl: dict[KLPath, Fidelity] = {}
@@ -68,8 +69,14 @@ class MethodResult(Part):
         return ", ".join(f"{name} = {value:g}" for name, value in self.setting.items())
 
     @property
+    def label(self) -> str:
+        """The method, and its update where the name of the method leaves it open."""
+        implied = self.update in ("none", self.method)
+        return self.method if implied else f"{self.method} ({self.update})"
+
+    @property
     def title(self) -> str:
-        return ", ".join(filter(None, (self.method, self.knob)))
+        return ", ".join(filter(None, (self.label, self.knob)))
 
 
 class Cost(Part):
@@ -117,7 +124,9 @@ class SweepTable(Part):
     def told(self, trial: Trial) -> str:
         """A trial's objective in words."""
         if self.objective == "nats_at_speed":
-            return f"{trial.objective:.3f} nats per token at {self.target:g} tokens per full-pass cost"
+            return (
+                f"{trial.objective:.3f} nats per token at {self.target:g} tokens per full-pass cost"
+            )
         return f"{-trial.objective:.2f} tokens per full-pass cost at {self.target:g} nats per token"
 
 
@@ -133,7 +142,9 @@ class Results(Part):
     # distribution with one token has no finite KL to another. Top-p is not applied, likewise.
     kl_temperature: float = 1.0
     costs: dict[str, Cost] = {}  # method -> the cost of its update
-    ceiling: Interval | None = None  # MAUVE of two independent sequential sets; None without a judge
+    ceiling: Interval | None = (
+        None  # MAUVE of two independent sequential sets; None without a judge
+    )
     methods: list[MethodResult]
     calibration: list[tuple[float, float, int]] = []  # estimated KL, true KL, states, by octile
     examples: Examples | None = None
