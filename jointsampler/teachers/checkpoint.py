@@ -1,15 +1,15 @@
-"""Where a teacher's files are, and a short name of what is in them.
+"""Where a teacher's files are, and a short name for their content.
 
 A checkpoint is a folder with ``config.json``, safetensors and tokenizer files:
-an embedded one, a local one, or a hub repository fetched into the local cache.
-What a family makes of it is left to ``families/``.
+an embedded one, a local one, or a hub repository in the local cache. A hub
+repository can be described without its weights. ``families/`` turns a
+checkpoint into a teacher.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -19,34 +19,38 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from ..errors import UserError
+from . import hub
 
 EMBEDDED = {"tiny": "tiny"}  # name -> folder beside this file
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# Weights, configuration, tokenizer, chat template: no code, no second copy in another format.
-_TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
-_HUB_FILES = [*_TOKENIZER_FILES, "*.safetensors"]
 _SAMPLE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder known to hold a readable ``config.json``."""
+    """A folder with a readable ``config.json``."""
 
     name: str
     folder: Path
     config: dict[str, Any]
+    # A hub repository's weight files, which need not be in the folder. None: those in the folder.
+    weights: tuple[hub.WeightFile, ...] | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short name of config and weights, cheap at any size.
+        """16 hexadecimal digits that identify config and weights; cheap at any size.
 
-        sha256 over config.json, the shard index, and for each weight file its
-        size and its first and last 64 KiB (the first hold the safetensors
-        header: every name, type and shape).
+        sha256 over config.json, the shard index and each weight file's name and
+        size, then for a hub repository the hub's digest of the file, else its
+        first and last 64 KiB (the first hold the safetensors header: every
+        tensor's name, type and shape).
         """
         digest = hashlib.sha256(json.dumps(self.config).encode())
         for path in sorted(self.folder.glob("*.safetensors.index.json")):
             digest.update(path.read_bytes())
+        if self.weights is not None:
+            for file in self.weights:
+                digest.update(f"{file.name} {file.size} {file.digest}\n".encode())
+            return digest.hexdigest()[:16]
         for path in sorted(self.folder.glob("*.safetensors")):
             size = path.stat().st_size
             with path.open("rb") as file:
@@ -58,15 +62,18 @@ class Checkpoint:
 
     @property
     def has_weights(self) -> bool:
+        """Whether the checkpoint has safetensors files, here or on the hub."""
+        if self.weights is not None:
+            return bool(self.weights)
         return any(self.folder.glob("*.safetensors"))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A further JSON file of the folder; empty if there is none."""
+        """Another JSON file of the folder; empty if there is none."""
         path = self.folder / name
         return _read_json(path) if path.is_file() else {}
 
     def require(self, key: str) -> Any:
-        """``config[key]``; UserError naming the file and the key otherwise."""
+        """``config[key]``; UserError naming the file and the key if it is absent."""
         if self.config.get(key) is None:
             raise UserError(
                 f"{self.folder / 'config.json'} has no {key!r}: the file is incomplete."
@@ -84,59 +91,54 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def find_checkpoint(name_or_path: str, revision: str | None = None) -> Checkpoint:
+def find_checkpoint(
+    name_or_path: str, revision: str | None = None, weights: bool = True
+) -> Checkpoint:
     """The checkpoint of an embedded name, a local folder or a hub id.
 
-    Raises UserError: neither of the three, hub not reachable, unreadable config.
+    With ``weights=False`` the weights of a hub id are not fetched.
+    Raises UserError: none of the three, hub not reachable, unreadable config.
     """
     if name_or_path in EMBEDDED:
         folder = Path(str(resources.files(__package__))) / EMBEDDED[name_or_path]
     else:
         folder = Path(name_or_path).expanduser()
+    if (folder / "config.json").is_file():
+        return Checkpoint(name_or_path, folder, _read_json(folder / "config.json"))
+    if folder.exists() or not hub.HUB_ID.fullmatch(name_or_path):
+        raise UserError(
+            f"No teacher {name_or_path!r}: it is neither an embedded one "
+            f"({', '.join(EMBEDDED)}), nor a folder with a config.json, nor a hub id."
+        )
+    files = [*hub.DESCRIPTION_FILES, *(hub.WEIGHT_FILES if weights else [])]
+    folder = hub.fetch("teacher", name_or_path, revision, files)
     if not (folder / "config.json").is_file():
-        if folder.exists() or not _HUB_ID.fullmatch(name_or_path):
-            raise UserError(
-                f"No teacher {name_or_path!r}: it is neither an embedded one "
-                f"({', '.join(EMBEDDED)}), nor a folder with a config.json, nor a hub id."
-            )
-        folder = _fetch("teacher", name_or_path, revision, _HUB_FILES)
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"The hub repository {name_or_path!r} has no config.json: it is no teacher."
-            )
-    return Checkpoint(name_or_path, folder, _read_json(folder / "config.json"))
+        raise UserError(
+            f"The hub repository {name_or_path!r} has no config.json: it is not a teacher."
+        )
+    config = _read_json(folder / "config.json")
+    if weights:
+        return Checkpoint(name_or_path, folder, config, hub.cached_weights(folder))
+    return Checkpoint(name_or_path, folder, config, hub.published_weights(name_or_path, folder))
 
 
 def find_tokenizer(source: str) -> Checkpoint:
     """The tokenizer files in a local folder, with or without a config.json, or of a hub id."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        if not _HUB_ID.fullmatch(source):
+        if not hub.HUB_ID.fullmatch(source):
             raise UserError(f"teacher.tokenizer={source!r} is neither a folder nor a hub id.")
-        folder = _fetch("tokenizer", source, None, _TOKENIZER_FILES)
+        folder = hub.fetch("tokenizer", source, None, hub.DESCRIPTION_FILES)
     path = folder / "config.json"
     return Checkpoint(source, folder, _read_json(path) if path.is_file() else {})
 
 
 def auto_config(checkpoint: Checkpoint) -> PretrainedConfig:
-    """The checkpoint's config.json in its own stock class; UserError where it has none."""
+    """The checkpoint's config.json in its stock class; UserError if no stock class has its type."""
     try:
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(
             f"{checkpoint.folder / 'config.json'} is of no stock transformers class: {reason}"
-        ) from None
-
-
-def _fetch(what: str, hub_id: str, revision: str | None, files: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
-    except Exception as error:  # the hub client and its transports raise dozens of types
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-        raise UserError(
-            f"No {what} {hub_id!r}: it is neither an embedded one ({', '.join(EMBEDDED)}) nor a "
-            f"local folder, and the hub did not give it ({reason})"
         ) from None

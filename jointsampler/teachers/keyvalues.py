@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(eq=False)
 class KeyValues:
     """What each attention call of a full pass over [B, S] read, in call order.
 

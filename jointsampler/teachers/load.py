@@ -76,7 +76,7 @@ def load_teacher(
     Raises UserError: no such teacher, not a masked-diffusion checkpoint, missing
     tokenizer or mask id, weights that are unreadable, incomplete or do not fit.
     """
-    checkpoint = find_checkpoint(name, revision)
+    checkpoint = find_checkpoint(name, revision, weights=device != "meta")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,8 +1,8 @@
-"""A teacher's tokenizer, and the ids that decoding treats specially.
+"""A teacher's tokenizer and its special ids.
 
-Checkpoints disagree with themselves about special ids (config.json, tokenizer,
-generation_config.json): a family says which source it trusts, this file reads
-them. Loaded into stock tokenizer classes: nothing in a checkpoint is executed.
+A checkpoint's files (config.json, tokenizer, generation_config.json) can
+disagree about special ids. Each family says which file it trusts; this file
+reads them. Tokenizers load into stock classes, and no code of a checkpoint runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from ..errors import UserError
 from .checkpoint import Checkpoint, find_tokenizer
 
-# What ends an assistant's turn in the chat templates of the families known here.
+# Tokens that end an assistant's turn in the chat templates of the known families.
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|role_end|>")
 
 
@@ -31,7 +31,7 @@ class SpecialIds:
     ends: tuple[int, ...]
 
     def forbidden(self, vocab_size: int, known: int) -> Tensor:
-        """[F] int64: mask, pad, bos, and ids past the tokenizer's ``known``; never what ends."""
+        """[F] int64: mask, pad, bos and ids from ``known`` (the tokenizer's size) on; no end id."""
         named = {self.mask, self.pad, self.bos} - {None, *self.ends}
         beyond = set(range(known, vocab_size)) - {self.mask}
         return torch.tensor(sorted(named | beyond), dtype=torch.long)
@@ -50,10 +50,11 @@ def special_ids(
     trust: Mapping[str, str] | None = None,
     **fixed: int | None,
 ) -> SpecialIds:
-    """mask, bos, eos and pad: config.json's, and the tokenizer's where that is silent.
+    """mask, bos, eos and pad from config.json, or from the tokenizer if config.json states none.
 
-    ``trust`` turns this round for some of them ("tokenizer", or "tokenizer only");
-    ``fixed`` are ids that the family states itself. Raises UserError without a mask id.
+    ``trust`` gives some of them the other order ("tokenizer") or the tokenizer
+    as the only source ("tokenizer only"). ``fixed`` are ids that the family
+    states itself. Raises UserError if there is no mask id.
     """
 
     def find(kind: str) -> int | None:
@@ -89,10 +90,10 @@ def load_tokenizer(
     source: str | None = None,
     stock: type[PreTrainedTokenizerBase] | None = None,
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer in the checkpoint, or of the name or folder ``source``.
+    """The checkpoint's tokenizer, or the one in the folder or hub repository ``source``.
 
-    ``stock`` builds it from the vocabulary files where there is no
-    ``tokenizer.json`` and the checkpoint's own class is remote code.
+    If the checkpoint has no ``tokenizer.json`` and its class is remote code,
+    the class ``stock`` builds the tokenizer from the vocabulary files.
     """
     where = checkpoint if source is None else find_tokenizer(source)
     folder = where.folder
@@ -105,11 +106,11 @@ def load_tokenizer(
     own_code = "auto_map" in where.read_json("tokenizer_config.json")
     foreign = where.config.get("model_type") not in (None, *CONFIG_MAPPING_NAMES)
     try:
-        if not own_code and not foreign:  # the stock class knows its special tokens unasked
+        if not own_code and not foreign:  # the stock class adds its special tokens
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if "tokenizer.json" in files or stock is None:
             return PreTrainedTokenizerFast.from_pretrained(folder)
         return stock.from_pretrained(folder)
-    except Exception as error:  # a broken file surfaces as any of a dozen types
+    except Exception as error:  # a broken file raises any of a dozen types
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"Cannot load the tokenizer in {folder}: {reason}") from None

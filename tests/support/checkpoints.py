@@ -1,6 +1,8 @@
-"""Tiny random checkpoints in the layout their makers publish: same files, keys and tensor names.
+"""Tiny random checkpoints in their published layout: the same files, keys and tensor names.
 
-Each writer returns the tensors it wrote, in float64, under the published names.
+Each writer returns the tensors that it wrote, in float64, under the published
+names. The decoders are here, MDLM and BERT in ``encoders.py``, masked LMs saved
+by their stock classes in ``masked_lms.py``.
 """
 
 from __future__ import annotations
@@ -8,77 +10,35 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tests.support.encoders import write_bert, write_mdlm
+from tests.support.maker import (
+    HEAD,
+    HEADS,
+    KV,
+    LAYERS,
+    MLP,
+    WIDTH,
+    Maker,
+    Weights,
+    byte_level,
+    write_json,
+)
 
-TEXT = [
-    "def main(args):\n    return args.value + 1\n",
-    "the quick brown fox",
-    "print('hello')\n",
-] * 5
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-Weights = dict[str, np.ndarray]
-
-
-def byte_level(specials: list[str], size: int = 300) -> Tokenizer:
-    """A byte-level BPE whose special tokens come last, as in Qwen's."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    tokenizer.add_special_tokens(specials)
-    return tokenizer
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2))
-
-
-class Maker:
-    """Draws tensors and writes them, in one file or in shards with an index."""
-
-    def __init__(self, folder: Path, seed: int = 0):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.generator = folder, torch.Generator().manual_seed(seed)
-        self.tensors: dict[str, torch.Tensor] = {}
-
-    def matrix(self, name: str, *shape: int) -> None:
-        draw = torch.randn(shape, generator=self.generator)
-        self.tensors[name] = draw * (shape[-1] ** -0.5 if len(shape) > 1 else 0.3)
-
-    def norm(self, name: str, size: int) -> None:
-        self.tensors[name] = 1 + 0.2 * torch.randn(size, generator=self.generator)
-
-    def write(self, shards: int = 1) -> Weights:
-        names = list(self.tensors)
-        if shards == 1:
-            save_file(self.tensors, self.folder / "model.safetensors", metadata={"format": "pt"})
-        else:
-            parts = [names[at::shards] for at in range(shards)]
-            where = {}
-            for at, part in enumerate(parts, 1):
-                file = f"model-{at:05d}-of-{shards:05d}.safetensors"
-                chosen = {name: self.tensors[name] for name in part}
-                save_file(chosen, self.folder / file, metadata={"format": "pt"})
-                where |= dict.fromkeys(part, file)
-            size = sum(t.numel() * t.element_size() for t in self.tensors.values())
-            index = {"metadata": {"total_size": size}, "weight_map": where}
-            write_json(self.folder / "model.safetensors.index.json", index)
-        return {name: tensor.double().numpy() for name, tensor in self.tensors.items()}
-
-
-WIDTH, HEADS, KV, MLP, LAYERS = 32, 4, 2, 48, 2
-HEAD = WIDTH // HEADS
+__all__ = [
+    "HEADS",
+    "KV",
+    "byte_level",
+    "write_a2d",
+    "write_bert",
+    "write_dream",
+    "write_llada",
+    "write_llada_moe",
+    "write_mdlm",
+]
 
 
 def _decoder_tensors(make: Maker, vocab: int, *, bias=False, head=HEAD, qk_norm=False, kv=KV):
@@ -361,126 +321,4 @@ def write_a2d(folder: Path, backbone: str) -> Weights:
     )
     _decoder_tensors(make, vocab, bias=not qwen3, head=2 * HEAD if qwen3 else HEAD, qk_norm=qwen3)
     _dense_mlp(make)
-    return make.write()
-
-
-CONDITIONING = 16
-
-
-def write_mdlm(folder: Path) -> Weights:
-    """kuleshov-group/mdlm-owt, and beside it the GPT-2 tokenizer that it does not bring."""
-    make = Maker(folder, seed=4)
-    tokenizer = byte_level(["<|endoftext|>"])
-    vocab = tokenizer.get_vocab_size() + 1
-    write_json(
-        folder / "config.json",
-        {
-            "architectures": ["MDLM"],
-            "auto_map": {"AutoModelForMaskedLM": "modeling_mdlm.MDLM"},
-            "cond_dim": CONDITIONING,
-            "dropout": 0.1,
-            "hidden_dim": WIDTH,
-            "model_length": 128,
-            "model_type": "mdlm",
-            "n_blocks": LAYERS,
-            "n_heads": HEADS,
-            "return_dict": False,
-            "time_conditioning": False,
-            "vocab_size": vocab,
-        },
-    )
-    make.matrix("backbone.vocab_embed.embedding", vocab, WIDTH)
-    make.matrix("backbone.sigma_map.mlp.0.weight", CONDITIONING, 256)
-    make.matrix("backbone.sigma_map.mlp.0.bias", CONDITIONING)
-    make.matrix("backbone.sigma_map.mlp.2.weight", CONDITIONING, CONDITIONING)
-    make.matrix("backbone.sigma_map.mlp.2.bias", CONDITIONING)
-    make.matrix("backbone.rotary_emb.inv_freq", HEAD // 2)
-    for i in range(LAYERS):
-        at = f"backbone.blocks.{i}."
-        make.norm(f"{at}norm1.weight", WIDTH)
-        make.matrix(f"{at}attn_qkv.weight", 3 * WIDTH, WIDTH)
-        make.matrix(f"{at}attn_out.weight", WIDTH, WIDTH)
-        make.norm(f"{at}norm2.weight", WIDTH)
-        make.matrix(f"{at}mlp.0.weight", 4 * WIDTH, WIDTH)
-        make.matrix(f"{at}mlp.0.bias", 4 * WIDTH)
-        make.matrix(f"{at}mlp.2.weight", WIDTH, 4 * WIDTH)
-        make.matrix(f"{at}mlp.2.bias", WIDTH)
-        make.matrix(f"{at}adaLN_modulation.weight", 6 * WIDTH, CONDITIONING)
-        make.matrix(f"{at}adaLN_modulation.bias", 6 * WIDTH)
-    make.norm("backbone.output_layer.norm_final.weight", WIDTH)
-    make.matrix("backbone.output_layer.linear.weight", vocab, WIDTH)
-    make.matrix("backbone.output_layer.linear.bias", vocab)
-    make.matrix("backbone.output_layer.adaLN_modulation.weight", 2 * WIDTH, CONDITIONING)
-    make.matrix("backbone.output_layer.adaLN_modulation.bias", 2 * WIDTH)
-    gpt2 = folder.with_name(folder.name + "-gpt2")
-    gpt2.mkdir(exist_ok=True)
-    tokenizer.save(str(gpt2 / "tokenizer.json"))
-    write_json(gpt2 / "tokenizer_config.json", {"model_max_length": 1024})  # all that it says
-    write_json(gpt2 / "config.json", {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
-    return make.write()
-
-
-BERT_WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *["the", "quick", "brown", "fox", "def", "main", "x"],
-    "a",
-]
-
-
-def write_bert(folder: Path, vocab: int = 40) -> Weights:
-    """bert-base-uncased as published: vocab.txt, and heads that a masked LM does not use."""
-    make = Maker(folder, seed=5)
-    words = BERT_WORDS + [f"##w{i}" for i in range(vocab - len(BERT_WORDS))]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "model_max_length": 512})
-    write_json(
-        folder / "config.json",
-        {
-            "architectures": ["BertForMaskedLM"],
-            "hidden_act": "gelu",
-            "hidden_dropout_prob": 0.1,
-            "hidden_size": WIDTH,
-            "intermediate_size": MLP,
-            "layer_norm_eps": 1e-12,
-            "max_position_embeddings": 64,
-            "model_type": "bert",
-            "num_attention_heads": HEADS,
-            "num_hidden_layers": LAYERS,
-            "pad_token_id": 0,
-            "type_vocab_size": 2,
-            "vocab_size": vocab,
-        },
-    )
-    emb = "bert.embeddings."
-    make.matrix(f"{emb}word_embeddings.weight", vocab, WIDTH)
-    make.matrix(f"{emb}position_embeddings.weight", 64, WIDTH)
-    make.matrix(f"{emb}token_type_embeddings.weight", 2, WIDTH)
-
-    def layer_norm(name: str) -> None:
-        make.norm(f"{name}.weight", WIDTH)
-        make.matrix(f"{name}.bias", WIDTH)
-
-    def linear(name: str, out: int, into: int) -> None:
-        make.matrix(f"{name}.weight", out, into)
-        make.matrix(f"{name}.bias", out)
-
-    layer_norm(f"{emb}LayerNorm")
-    for i in range(LAYERS):
-        at = f"bert.encoder.layer.{i}."
-        for name in ("query", "key", "value"):
-            linear(f"{at}attention.self.{name}", WIDTH, WIDTH)
-        linear(f"{at}attention.output.dense", WIDTH, WIDTH)
-        layer_norm(f"{at}attention.output.LayerNorm")
-        linear(f"{at}intermediate.dense", MLP, WIDTH)
-        linear(f"{at}output.dense", WIDTH, MLP)
-        layer_norm(f"{at}output.LayerNorm")
-    linear("bert.pooler.dense", WIDTH, WIDTH)
-    make.matrix("cls.predictions.bias", vocab)
-    linear("cls.predictions.transform.dense", WIDTH, WIDTH)
-    layer_norm("cls.predictions.transform.LayerNorm")
-    linear("cls.seq_relationship", 2, WIDTH)
     return make.write()

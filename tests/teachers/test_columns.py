@@ -250,6 +250,18 @@ def test_a_class_that_mixes_columns_elsewhere_is_refused(tiny):
     check_rerun(tiny)
 
 
+def test_a_class_that_fails_on_few_columns_is_refused(tiny):
+    """As one with a bias for all pairs of positions would."""
+    other = tiny.reading(())
+    bias = torch.zeros(12, 1)
+    handle = tiny.model.model.norm.register_forward_hook(lambda _, __, out: out + bias)
+    try:
+        with pytest.raises(UserError, match="fails on an input of a few columns"):
+            check_rerun(other)
+    finally:
+        handle.remove()
+
+
 def test_angles_that_depend_on_the_length_are_refused(tiny):
     other = tiny.reading(())
     rotary = tiny.model.config.rope_parameters

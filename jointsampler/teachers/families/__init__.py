@@ -1,8 +1,9 @@
-"""Teacher families, one file each, all with the same three names.
+"""Teacher families: one file each, with the same three names.
 
 ``NAME``; ``matches(config)``, whether a ``config.json`` is of this family;
-``load(checkpoint, options)``, the teacher. Each file states what is particular
-to its checkpoints: tensor names, ids, the shift of the logits, default settings.
+``load(checkpoint, options)``, which returns the teacher. Each file holds the
+facts of its checkpoints: tensor names, ids, the shift of the outputs, default
+settings. A new family is a new file and its place in ``FAMILIES``.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from ...errors import UserError, unknown_name
 from ..checkpoint import Checkpoint
 from . import a2d, dream, llada, llada_moe, masked_lm, mdlm, stock
 
-# The first match wins: names of their own before anything judged by its shape.
+# The first match wins: families with a model_type of their own come before the general ones.
 FAMILIES: dict[str, ModuleType] = {
     module.NAME: module for module in (dream, llada_moe, llada, mdlm, a2d, stock, masked_lm)
 }
 
 
 def family_of(checkpoint: Checkpoint, override: str | None = None) -> ModuleType:
-    """The family of a checkpoint, by name where ``override`` gives one.
+    """The family named ``override``, or the first one that matches the checkpoint.
 
-    Raises UserError: unknown family name, or a checkpoint of none of them.
+    Raises UserError: unknown family name, or no family matches.
     """
     if override is not None:
         if override not in FAMILIES:
@@ -34,9 +35,9 @@ def family_of(checkpoint: Checkpoint, override: str | None = None) -> ModuleType
             return module
     raise UserError(
         f"{checkpoint.folder} is not a masked-diffusion checkpoint of a known family "
-        f"({', '.join(FAMILIES)}): {_what_it_is(checkpoint.config)}. A stock decoder made bidirectional "
-        "says so in its config.json with a mask_token_id and is_causal: false; teacher.family "
-        "overrides the detection."
+        f"({', '.join(FAMILIES)}): {_what_it_is(checkpoint.config)}. If it is a stock decoder made "
+        "bidirectional, give its config.json a mask_token_id and is_causal: false; otherwise name "
+        "its family with teacher.family."
     )
 
 
