@@ -8,7 +8,7 @@ from typing import Any
 
 from jointsampler.config import Config
 from jointsampler.report.page import write_report
-from jointsampler.report.results import read_results
+from jointsampler.evaluation.results import read_results
 from workflows import evaluate
 from workflows.stage import digest
 from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker

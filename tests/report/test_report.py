@@ -10,7 +10,7 @@ import pytest
 from jointsampler import UserError
 from jointsampler.report.page import write_report
 from jointsampler.report.plots import frontier_svg
-from jointsampler.report.results import Results, frontier, points, read_results, write_results
+from jointsampler.evaluation.results import Results, frontier, points, read_results, write_results
 
 
 def around(value: float) -> dict:
