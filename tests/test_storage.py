@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -10,7 +11,7 @@ from pyarrow import fs
 
 from jointsampler import Trajectories, UserError, storage
 from jointsampler.cli import main
-from jointsampler.config.schema import load_config
+from jointsampler.config import load_config
 from jointsampler.corpus.parquet import read_parquet, write_parquet
 from workflows import corpus
 
@@ -32,6 +33,34 @@ def test_a_uri_keeps_its_query_last_and_shows_none_of_it():
     place = storage.join("s3://bucket/run?endpoint_override=host&access_key=secret", "a.parquet")
     assert place == "s3://bucket/run/a.parquet?endpoint_override=host&access_key=secret"
     assert storage.shown(place) == "s3://bucket/run/a.parquet"
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("s3://KEY:SECRET@bucket/run", "s3://bucket/run"),
+        ("s3://KEY:SEC/RET@bucket/run?region=x", "s3://bucket/run"),
+        ("postgresql://user@host:5432/db", "postgresql://host:5432/db"),
+        ("s3://bucket/run@v2/a", "s3://bucket/run@v2/a"),
+        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+        ("/home/me@work/run?", "/home/me@work/run?"),
+    ],
+)
+def test_a_shown_location_holds_no_user_info_and_no_query(location, shown):
+    assert storage.shown(location) == shown
+    assert storage.shown_all({"a": [location, 1, None]}) == {"a": [shown, 1, None]}
+
+
+def test_an_error_shows_no_secret_of_the_location():
+    with pytest.raises(UserError) as caught:
+        storage.make_folder("swift://KEY:SECRET@x/y?token=SECRET")
+    assert "SECRET" not in str(caught.value) and "swift://x/y" in str(caught.value)
+
+
+def test_json_is_written_whole_and_read_back(tmp_path):
+    storage.write_json(tmp_path / "x.json", {"a": [1, 2.5, None]})
+    assert json.loads(storage.read(tmp_path / "x.json")) == {"a": [1, 2.5, None]}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_an_unknown_kind_of_storage_is_refused_in_one_sentence():

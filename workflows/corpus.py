@@ -1,7 +1,5 @@
 """Corpus: Ray Data actors, one teacher each, sample sequential trajectories to Parquet.
 
-    python workflows/corpus.py --config workflows/configs/quickstart.yaml --out DIR
-
 The unit of work is a shard. Its file appears under its name only when it is
 complete, so an interrupted run loses at most the shard that each actor was
 working on and continues with the missing ones. How rows are sampled is in
@@ -11,17 +9,14 @@ working on and continues with the missing ones. How rows are sampled is in
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import ray
 
 from jointsampler import storage
-from jointsampler.config.schema import Config, CorpusConfig, TeacherConfig
+from jointsampler.config import Config, CorpusConfig, TeacherConfig
 from jointsampler.corpus.manifest import (
     NAME,
     CorpusManifest,
@@ -40,8 +35,8 @@ from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
 from jointsampler.storage import Location
-from workflows import cluster, entry, teachers
-from workflows.stage import Progress, digest, run_once
+from workflows import cluster, teachers
+from workflows.stage import Progress, digest, out_folder
 
 SETTINGS = "settings.json"  # beside the shards from the start: the key of the plan that makes them
 DECODING = {"max_new_tokens", "temperature", "top_p", "order", "prompts", "prompted", "chat"}
@@ -113,7 +108,7 @@ def home(config: Config, out: Path) -> Location:
     named = config.run.storage
     if named is None or storage.is_remote(named):
         return named or out
-    return entry.out_folder(named, "run.storage")
+    return out_folder(named, "run.storage")
 
 
 def plan(config: Config, out: Path) -> CorpusPlan:
@@ -244,7 +239,7 @@ def run(plan: CorpusPlan) -> dict[str, Any]:
             compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(missing))),
             **pool.resources,
         )
-        for row in cluster.told(done.iter_rows()):
+        for row in cluster.raising_user_errors(done.iter_rows()):
             shard = Shard.model_validate_json(row["shard"])
             shards[plan.index(shard.name)] = shard
             progress.advance(shard.rows)
@@ -263,16 +258,3 @@ def run(plan: CorpusPlan) -> dict[str, Any]:
         "bytes": manifest.bytes,
         "actor_seconds": round(seconds, 2),
     }
-
-
-def main() -> None:
-    config, out = entry.parse(__doc__)
-    corpus_plan = plan(config, out)
-    cluster.connect()
-    run_once(corpus_plan, lambda: run(corpus_plan))
-
-
-if __name__ == "__main__":
-    from workflows import corpus  # under its own name, as the workers import it
-
-    entry.run(corpus.main)

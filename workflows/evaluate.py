@@ -1,7 +1,5 @@
 """Evaluate: Ray Data actors sample and meter every method at every k; results.json is the outcome.
 
-    python workflows/evaluate.py --config workflows/configs/quickstart.yaml --out DIR
-
 An actor holds teacher, sampler and judge, so that samples are scored where they
 are drawn. What an item is and how it is done is in ``jointsampler/evaluation``;
 this file distributes the items.
@@ -12,20 +10,17 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import platform
-import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 import ray
 import torch
 
 from jointsampler import JointSampler, Refresh, __version__, storage
-from jointsampler.config.schema import Config, EvaluateConfig
+from jointsampler.config import Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.generate import check_k
@@ -49,15 +44,17 @@ from jointsampler.evaluation.results import (
     TeacherCard,
     write_results,
 )
-from workflows import cluster, entry, sweep, teachers, train
-from workflows.stage import Progress, digest, require, run_once
-from workflows.tracking import Tracker, open_run
+from workflows import cluster, teachers
+from workflows.stage import Progress, digest
+from workflows.tracking import Tracker
+from workflows.train.plan import TrainPlan
+from workflows.train.plan import plan as plan_training
 
 
 @dataclass(frozen=True)
 class EvaluatePlan:
     out: Path
-    train: train.TrainPlan
+    train: TrainPlan
     settings: EvaluateConfig
     refresh: tuple[int, int]  # columns and near of Refresh
     pairs: tuple[tuple[str, int], ...]  # (method, k)
@@ -105,7 +102,7 @@ def plan(config: Config, out: Path) -> EvaluatePlan:
     Refresh(refresh.columns, refresh.near)
     check_judge(settings.judge)
     columns = (refresh.columns, refresh.near)
-    return EvaluatePlan(out, train.plan(config, out), settings, columns, pairs, config)
+    return EvaluatePlan(out, plan_training(config, out), settings, columns, pairs, config)
 
 
 def prepare(plan: EvaluatePlan) -> None:
@@ -186,7 +183,7 @@ def do_items(plan: EvaluatePlan, pool: cluster.Pool) -> Collected:
         compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(work))),
         **pool.resources,
     )
-    for row in cluster.told(done.iter_rows()):
+    for row in cluster.raising_user_errors(done.iter_rows()):
         results[row["index"]] = pickle.loads(row["result"])
         progress.advance(1)
     if len(results) != len(items):
@@ -247,18 +244,3 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     if tracker is not None:
         tracker.log_results(flat)
     return flat
-
-
-def main() -> None:
-    config, out = entry.parse(__doc__)
-    evaluate_plan = plan(sweep.settled(config, out), out)
-    require(evaluate_plan.train)
-    cluster.connect()
-    with open_run(config, out) as tracker:
-        run_once(evaluate_plan, lambda: run(evaluate_plan, tracker))
-
-
-if __name__ == "__main__":
-    from workflows import evaluate  # under its own name, as the workers import it
-
-    entry.run(evaluate.main)

@@ -1,23 +1,17 @@
-"""Report: results.json to a page, the page and the sampler to MLflow.
-
-python workflows/report.py --config workflows/configs/quickstart.yaml --out DIR
-"""
+"""Report: results.json to a page, the page and the sampler to MLflow."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from jointsampler.config.schema import Config
-from jointsampler.evaluation.results import read_results
+from jointsampler.config import Config
 from jointsampler.report.page import write_report
-from workflows import entry, evaluate, sweep
-from workflows.stage import digest, require, run_once
-from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker, open_run
+from jointsampler.evaluation.results import read_results
+from workflows import evaluate
+from workflows.stage import digest
+from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker
 
 
 @dataclass(frozen=True)
@@ -51,15 +45,3 @@ def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:
     version = tracker.register_sampler(plan.evaluate.train.folder, aliases)
     model = version and f"models:/{REGISTERED_MODEL}/{version}"
     return {"page": str(page), "model": model}
-
-
-def main() -> None:
-    config, out = entry.parse(__doc__)
-    report_plan = plan(sweep.settled(config, out), out)
-    require(report_plan.evaluate)
-    with open_run(config, out) as tracker:
-        run_once(report_plan, lambda: run(report_plan, tracker))
-
-
-if __name__ == "__main__":
-    entry.run(main)

@@ -1,4 +1,4 @@
-"""Check that a corpus holds every row exactly once, unharmed.
+"""Check that a corpus holds every row exactly once, undamaged.
 
 jointsampler verify-corpus OUT/corpus
 jointsampler verify-corpus s3://bucket/run/corpus --json
@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> None:
     )
     print(f"Teacher {manifest.teacher} ({manifest.fingerprint}), seed {manifest.seed}.")
     print(
-        f"{manifest.bytes / len(rows):.0f} bytes a row, 1/{1 / manifest.share_of_all_states:.0f} of "
-        "keeping every state."
+        f"{manifest.bytes / len(rows):.0f} bytes a row, 1/{1 / manifest.share_of_all_states:.0f} of the "
+        "bytes of all states."
     )

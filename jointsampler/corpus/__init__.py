@@ -1,1 +1,1 @@
-"""The corpus: teacher trajectories, their files, and the check that every row is there exactly once."""
+"""The corpus: prompts, sampling, teacher trajectories, their files, and the check of a whole corpus."""

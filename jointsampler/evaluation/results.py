@@ -64,6 +64,11 @@ class MethodResult(Part):
         return 1 if self.method == "sequential" else self.setting.get("k")
 
     @property
+    def captured(self) -> Interval | None:
+        """Captured dependency on the recorded path, where it was measured."""
+        return self.kl["recorded"].captured if "recorded" in self.kl else None
+
+    @property
     def knob(self) -> str:
         """The setting in words, for example "k = 4"."""
         return ", ".join(f"{name} = {value:g}" for name, value in self.setting.items())
@@ -109,7 +114,7 @@ class Examples(Part):
 class Trial(Part):
     values: dict[str, Any]  # config key -> value
     objective: float  # less is better
-    pass_cost_ratio: float  # cost of one update with this sampler, in full passes
+    ratio: float  # cost of one update with this sampler, in full passes
     nats: dict[int, float]  # k -> per token
     captured: dict[int, float]  # k -> share of the dependency
     steps: int

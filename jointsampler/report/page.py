@@ -37,6 +37,8 @@ def write_report(results: Results, folder: Path) -> Path:
 def _interval(x: Interval | None, digits: int = 3) -> str:
     if x is None:
         return "–"
+    if not x.n:  # exact by construction
+        return f"{x.value:g}"
     if x.low is None or x.high is None:
         return f"{x.value:.{digits}f}"
     return f"{x.value:.{digits}f} <small>[{x.low:.{digits}f}, {x.high:.{digits}f}]</small>"

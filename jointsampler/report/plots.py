@@ -203,9 +203,7 @@ def sweep_figures(table: SweepTable) -> dict[str, str]:
         figure, axes = plt.subplots(figsize=(5.2, 3.8))
         for number, trial in enumerate(table.trials):
             curve = [(1.0, 0.0)]
-            curve += [
-                (speed(k, trial.pass_cost_ratio), nats) for k, nats in sorted(trial.nats.items())
-            ]
+            curve += [(speed(k, trial.ratio), nats) for k, nats in sorted(trial.nats.items())]
             label = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in trial.values.items())
             colour = COLOURS["joint"] if number == 0 else None
             axes.plot(

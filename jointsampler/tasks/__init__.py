@@ -1,10 +1,10 @@
 """Procedurally generated prompted tasks, one file each.
 
-A task knows how to write an example (prompt and one correct answer) from a
-random stream, and how to check an answer. It knows nothing of tokenizers or
-models. Stochastic tasks (shuffle, insert, remove, latin_square) have many
-correct answers, uniformly likely in the examples: their answers have a joint
-law that no product of marginals can follow.
+A task writes examples (a prompt and one correct answer) from a random stream
+and checks answers; tokenizers and models are not involved. Stochastic tasks
+(shuffle, insert, remove, latin_square) have many correct answers, all equally
+likely in the examples, so the tokens of an answer depend on each other and no
+product of marginals equals their joint distribution.
 """
 
 from __future__ import annotations

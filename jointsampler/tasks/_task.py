@@ -1,4 +1,4 @@
-"""What a task is, and the vocabulary that the list tasks share."""
+"""The protocol of a task, and the vocabulary and prompt format that the list tasks share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Task(Protocol):
         """Whether ``text``, the continuation of ``prompt``, is a correct answer."""
 
 
-UNSEEN = 10_000  # added to a seed where prompts are to measure by: corpora and teachers learn from small seeds
+# Added to the seed of prompts for measurements. Corpora and teachers learn from prompts of small
+# seeds, so these prompts are new to them.
+UNSEEN = 10_000
 
 
 def examples(task: Task, seed: int, n: int) -> list[Example]:
@@ -42,7 +44,7 @@ def draw_items(rng: random.Random, low: int = 3, high: int = 6) -> list[str]:
 
 
 def prompt_of(name: str, *fields: list[str] | str) -> str:
-    """``name: a b c | d ->``: the one surface form of all list tasks."""
+    """``name: a b c | d ->``, the prompt format of all list tasks."""
     parts = [f if isinstance(f, str) else " ".join(f) for f in fields]
     return f"{name}: {' | '.join(parts)} ->"
 

@@ -1,4 +1,4 @@
-"""Insert a new name somewhere: the old order kept, any position correct."""
+"""Insert a new name into a list: any place is correct, the others keep their order."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Write a 4 x 4 latin square: 576 correct answers, uniformly likely.
 
-The prompt fixes nothing, so the whole square is drawn from the joint law.
+The prompt is always the same, so the answer is a sample from one joint distribution.
 """
 
 from __future__ import annotations

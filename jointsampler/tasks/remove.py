@@ -1,4 +1,4 @@
-"""Remove one name, whichever: the rest keeps its order."""
+"""Remove any one name from a list; the others keep their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replace a named item by another: one correct answer."""
+"""Replace one item of a list by another name: one correct answer."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from jointsampler.cli import main
 from jointsampler.corpus.manifest import (
     CorpusManifest,
     describe,
+    read_rows,
     split_corpus,
     verify_corpus,
     write_manifest,
@@ -44,6 +45,20 @@ def test_a_whole_corpus_is_told_apart_into_training_and_held_out_rows(corpus, sa
     training, held_out = split_corpus(corpus)
     assert training.row_ids.tolist() == list(range(10)) and held_out.row_ids.tolist() == [10, 11]
     assert torch.equal(training.tokens, samples.responses[:10])
+
+
+def test_a_verified_corpus_is_read_without_its_sha256_and_in_parts(corpus, samples):
+    (corpus / "part-0.parquet").unlink()  # rows 0 to 3, which the held-out part does not need
+    manifest, held_out = read_rows(corpus, "held_out")
+    assert held_out.row_ids.tolist() == [10, 11] and manifest.part("training") == range(10)
+    assert torch.equal(held_out.tokens, samples.responses[10:])
+    with pytest.raises(UserError, match=r"part-0\.parquet is unreadable"):
+        read_rows(corpus)
+
+
+def test_both_ways_of_splitting_give_the_same_rows(corpus):
+    for a, b in zip(split_corpus(corpus), split_corpus(corpus, verify=False), strict=True):
+        assert torch.equal(a.tokens, b.tokens) and torch.equal(a.row_ids, b.row_ids)
 
 
 def test_it_costs_a_small_part_of_keeping_every_state(corpus):

@@ -11,7 +11,7 @@ import pandas
 import pytest
 from mlflow.tracking import MlflowClient
 
-from jointsampler import JointSampler, block_kl, load_teacher
+from jointsampler import JointSampler, Refresh, block_kl, load_teacher
 from jointsampler.corpus.parquet import read_parquet
 from jointsampler.evaluation.results import read_results
 from tests.ray.jobs import submit
@@ -50,7 +50,7 @@ def test_a_second_submission_skips_every_stage(two_runs):
     assert again.count("nothing changed, skipped") == 4
 
 
-def test_progress_is_told_for_every_long_stage(two_runs):
+def test_every_long_stage_prints_its_progress(two_runs):
     first = two_runs[1]
     for stage in ("corpus: 32/32 rows", "train: step 12/12", "evaluate:", "report:"):
         assert stage in first
@@ -59,28 +59,32 @@ def test_progress_is_told_for_every_long_stage(two_runs):
 def test_the_report_has_every_method_and_k_with_intervals(two_runs):
     out = two_runs[0] / "a"
     results = read_results(out / "report" / "results.json")
+    methods = ("marginal", "refresh", "joint")
     assert [(r.method, r.k) for r in results.methods] == [
-        ("sequential", 1), ("marginal", 2), ("joint", 2), ("marginal", 4), ("joint", 4),
+        ("sequential", 1), *((method, k) for k in (2, 4) for method in methods),
     ]  # fmt: skip
     assert all(r.samples == 24 and r.mauve and r.nll for r in results.methods)
     joint = results.of("joint", 4)
-    assert (joint.teacher_passes, joint.sampler_passes) == (2, 6)
-    assert (
-        joint.block_kl.captured.low <= joint.block_kl.captured.value <= joint.block_kl.captured.high
-    )
-    assert results.ceiling.mauve == results.of("sequential", 1).mauve
+    assert 0 < joint.teacher_passes <= 2 and 0 < joint.update_passes <= 6
+    for fidelity in joint.kl.values():
+        assert fidelity.captured.low <= fidelity.captured.value <= fidelity.captured.high
+    assert set(joint.kl) == {"recorded", "own"} and set(results.costs) == {"joint", "refresh"}
+    assert results.ceiling == results.of("sequential", 1).mauve
     page = (out / "report" / "index.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
 
 
-def test_reported_block_kl_is_what_the_library_measures(two_runs):
+@pytest.mark.parametrize("path", ["recorded", "own"])
+@pytest.mark.parametrize("method", ["refresh", "joint"])
+def test_reported_block_kl_is_what_the_library_measures(two_runs, method, path):
     out = two_runs[0] / "a"
     teacher = load_teacher("tiny", device="cpu")
     sampler = JointSampler.from_pretrained(out / "sampler")
     rows = read_parquet(sorted((out / "corpus").glob("*.parquet"))).select(range(24, 32))
-    direct = block_kl(teacher, sampler, rows, k=4)
-    reported = read_results(out / "report" / "results.json").of("joint", 4).block_kl
-    assert reported.nats.value == pytest.approx(direct.sampler.value, rel=1e-4)
+    update = sampler if method == "joint" else Refresh()
+    direct = block_kl(teacher, update, rows, k=4, path=path)
+    reported = read_results(out / "report" / "results.json").of(method, 4).kl[path]
+    assert reported.nats_per_round.value == pytest.approx(direct.update.value, rel=1e-4)
     assert reported.captured.value == pytest.approx(direct.captured.value, rel=1e-3, abs=1e-4)
 
 
