@@ -58,6 +58,3 @@ def bootstrap(
     return Interval(
         value=float(statistic(units.mean(axis=0))), low=float(low), high=float(high), n=n
     )
-
-
-Estimate = Interval  # until its users are gone

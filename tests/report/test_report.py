@@ -8,9 +8,9 @@ import re
 import pytest
 
 from jointsampler import UserError
+from jointsampler.evaluation.results import Results, frontier, points, read_results, write_results
 from jointsampler.report.page import write_report
 from jointsampler.report.plots import frontier_svg
-from jointsampler.evaluation.results import Results, frontier, points, read_results, write_results
 
 
 def around(value: float) -> dict:
