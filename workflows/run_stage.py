@@ -80,6 +80,7 @@ def run_report(config: Config, out: Path) -> None:
 def run_pipeline(config: Config, out: Path) -> None:
     planned = report.plan(config, out)
     sweep = sweep_plan.plan(config, out) if config.sweep.wanted else None
+    evaluate.prepare(planned.evaluate)
     with open_run(config, out) as tracker:
         cluster.connect()
         made = planned.evaluate.train.corpus

@@ -72,9 +72,7 @@ def fit(plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int) -> dic
     return result.metrics
 
 
-def trainer(
-    plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Pool
-) -> TorchTrainer:
+def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Pool) -> TorchTrainer:
     on_gpu, fewest = pool.gpus > 0, plan.settings.min_workers
     return TorchTrainer(
         train_loop,

@@ -73,9 +73,7 @@ def say(text: str) -> None:
     print(f"train: {text}", file=sys.stderr, flush=True)
 
 
-def read_rows(
-    plan: TrainPlan, teacher: Teacher, place: Place
-) -> tuple[Trajectories, Trajectories]:
+def read_rows(plan: TrainPlan, teacher: Teacher, place: Place) -> tuple[Trajectories, Trajectories]:
     """(training, held-out) rows; UserError where they are another teacher's or too few."""
     rows, held_out = split_corpus(plan.corpus.folder, verify=False)  # the corpus stage verified it
     rows.check_teacher(teacher)
