@@ -81,7 +81,7 @@ def _set(tree: dict[str, Any], key: str, value: Any, schema: type[BaseModel]) ->
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise unknown_name("config key", key, known_keys(schema))
+            raise _unknown(key, schema)
     node[leaf] = value
 
 
@@ -92,7 +92,15 @@ def _validated(tree: dict[str, Any], where: str, schema: type[S]) -> S:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise unknown_name("config key", key, known_keys(schema)) from None
+            raise _unknown(key, schema) from None
         raise UserError(
             f"Config key {key} in {where}: {first['msg']} (got {first['input']!r})."
         ) from None
+
+
+def _unknown(key: str, schema: type[BaseModel]) -> UserError:
+    """The error for an unknown key; it lists the keys of its section, or all if there is no such section."""
+    keys, section = known_keys(schema), key.partition(".")[0]
+    return unknown_name(
+        "config key", key, [k for k in keys if k.startswith(f"{section}.")] or keys
+    )

@@ -82,7 +82,9 @@ class CorpusConfig(Section):
     rows: PositiveInt = Field(1024, description="training trajectories")
     held_out: PositiveInt = Field(128, description="further trajectories, never trained on")
     prompts: str | None = Field(
-        None, description=".jsonl, .parquet or .txt file, hub data set, or tasks"
+        None,
+        description=".jsonl, .parquet or .txt file, hub data set, or tasks; SOURCE:COLUMN names a "
+        "column other than prompt",
     )
     prompted: Share = Field(
         1.0, description="share of the rows with a prompt, if there are prompts"
