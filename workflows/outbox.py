@@ -100,16 +100,20 @@ class Outbox:
         finally:
             if left and len(left) < len(calls):
                 self._write(left)
-        self.file.unlink(missing_ok=True)
-        with suppress(OSError):  # the folder holds another run's calls
-            self.file.parent.rmdir()
+        self._write([])
         return result
 
     def _waiting(self) -> list[list[Any]]:
         return [json.loads(line) for line in self.file.read_text().splitlines()[1:]]
 
     def _write(self, calls: list[list[Any]]) -> None:
-        storage.write(self.file, "".join(_line(entry) for entry in [self.run, *calls]).encode())
+        """Keep ``calls`` alone; no file without any."""
+        if calls:
+            storage.write(self.file, "".join(map(_line, [self.run, *calls])).encode())
+            return
+        self.file.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder holds another run's calls
+            self.file.parent.rmdir()
 
     def _append(self, call: list[Any]) -> None:
         self.file.parent.mkdir(exist_ok=True)
