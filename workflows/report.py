@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jointsampler.config import Config
-from jointsampler.report.page import write_report
 from jointsampler.evaluation.results import read_results
+from jointsampler.report.page import write_report
 from workflows import evaluate
 from workflows.stage import digest
 from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker

@@ -101,6 +101,4 @@ def _validated(tree: dict[str, Any], where: str, schema: type[S]) -> S:
 def _unknown(key: str, schema: type[BaseModel]) -> UserError:
     """The error for an unknown key; it lists the keys of its section, or all if there is no such section."""
     keys, section = known_keys(schema), key.partition(".")[0]
-    return unknown_name(
-        "config key", key, [k for k in keys if k.startswith(f"{section}.")] or keys
-    )
+    return unknown_name("config key", key, [k for k in keys if k.startswith(f"{section}.")] or keys)

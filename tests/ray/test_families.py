@@ -39,4 +39,8 @@ def test_corpus_training_and_evaluation_run_on_a_hub_layout(head, judge_folder, 
     JointSampler.from_pretrained(out / "sampler").check_teacher(teacher)
     results = read_results(out / "report" / "results.json")
     assert results.teacher.family == family
-    assert {(r.method, r.k) for r in results.methods} >= {("joint", 2), ("refresh", 2), ("marginal", 2)}
+    assert {(r.method, r.k) for r in results.methods} >= {
+        ("joint", 2),
+        ("refresh", 2),
+        ("marginal", 2),
+    }

@@ -6,8 +6,8 @@ import pytest
 
 from jointsampler import UserError
 from jointsampler.config import load_config
-from jointsampler.report.plots import sweep_figures
 from jointsampler.evaluation.results import SweepTable, Trial
+from jointsampler.report.plots import sweep_figures
 from workflows import corpus, estimate, report
 from workflows.sweep import launch
 from workflows.sweep import plan as sweep

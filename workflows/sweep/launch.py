@@ -18,8 +18,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from jointsampler import storage
 from jointsampler.config import Range, SweepConfig
 from jointsampler.errors import UserError
-from jointsampler.evaluation.worth import nats_at_speed, speed_at_nats
 from jointsampler.evaluation.results import SweepTable, Trial
+from jointsampler.evaluation.worth import nats_at_speed, speed_at_nats
 from workflows import cluster
 from workflows.sweep.plan import VARIANT, SweepPlan, resolved
 from workflows.tracking import Tracker, TrainReporter, child_run
