@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 quickstart: install
-	$(VENV)/bin/python workflows/pipeline.py --config workflows/configs/quickstart.yaml --out $(OUT)
+	$(VENV)/bin/jointsampler run pipeline --config quickstart --out $(OUT)
 
 test: install
 	$(VENV)/bin/python -m pytest

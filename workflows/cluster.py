@@ -1,4 +1,4 @@
-"""Which Ray cluster, and what it offers: connecting and counting, nothing else."""
+"""The Ray cluster: connecting to it, counting its devices, and reading errors of its workers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ T = TypeVar("T")
 
 
 # Our own progress lines replace Ray Data's bars; its warnings stay.
-ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 _DISK = (errno.EROFS, errno.ENOSPC, errno.EACCES, errno.EDQUOT)
-_LOW = "killed due to the node running low on memory"  # Ray's words
-DRIVERS = "train_driver"  # a custom resource of nodes that stay: where the drivers of trials go
+_LOW = "killed due to the node running low on memory"  # part of Ray's message
+# A custom resource of nodes that are never removed: the drivers of trials are placed there.
+DRIVERS = "train_driver"
 
 
 def connect() -> None:
@@ -36,7 +37,9 @@ def connect() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
-    data.execution_options.preserve_order = False  # meaning never depends on order here
+    data.execution_options.preserve_order = False  # rows carry their ids; their order is not used
+    # A shard of long responses, or a wait for a spot node, may take longer than Ray's half hour.
+    data.execution_no_progress_timeout_s = -1
 
 
 def has(resource: str) -> bool:
@@ -60,8 +63,8 @@ class Pool:
 def pool(wanted: int, device: str = "auto") -> Pool:
     """``wanted`` workers, or (0) one per GPU of the cluster, or without GPUs one per CPU.
 
-    ``device="cuda"`` insists on GPUs: a cluster that scales from zero has none
-    until they are asked for. ``device="cpu"`` leaves them alone.
+    ``device="cuda"`` requests GPUs even where the cluster has none yet, because a
+    cluster that scales from zero starts them on request. ``device="cpu"`` uses none.
     """
     total = ray.cluster_resources()
     gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
@@ -71,8 +74,8 @@ def pool(wanted: int, device: str = "auto") -> Pool:
     return Pool(size, 0, 1)
 
 
-def told(rows: Iterator[T]) -> Iterator[T]:
-    """The rows of a Ray Data execution; a UserError raised in an actor arrives as itself."""
+def raising_user_errors(rows: Iterator[T]) -> Iterator[T]:
+    """The rows of a Ray Data execution; a UserError of an actor is raised as that UserError."""
     try:
         yield from rows
     except Exception as error:  # Ray Data raises what it likes
@@ -80,7 +83,11 @@ def told(rows: Iterator[T]) -> Iterator[T]:
 
 
 def user_error_in(error: BaseException) -> UserError | None:
-    """The worker's own sentence, which Ray wraps in tracebacks, or ours where memory or disk ran out; else None."""
+    """The UserError of a worker, which Ray wraps in tracebacks.
+
+    If there is none: a UserError that names full memory or an unwritable disk, where
+    that was the cause, else None.
+    """
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -93,17 +100,17 @@ def user_error_in(error: BaseException) -> UserError | None:
         workers = getattr(at, "worker_failures", None) or {}
         queue += [at.__context__, at.__cause__, *workers.values()]
         queue += [getattr(at, name, None) for name in ("cause", "controller_failure")]
-    # Causes do not survive the way from a Ray Data actor; their text does.
-    told = re.findall(rf"^{UserError.__module__}\.UserError: (.+)$", str(error), flags=re.MULTILINE)
-    if told:
-        return UserError(told[-1])
-    for at in seen:  # what Ray Train itself keeps beside the checkpoints
+    # Ray Data passes on the text of an actor's error, but not the exception object.
+    texts = re.findall(rf"^{UserError.__module__}\.UserError: (.+)$", str(error), re.MULTILINE)
+    if texts:
+        return UserError(texts[-1])
+    for at in seen:  # Ray Train also writes files of its own beside the checkpoints
         if isinstance(at, OSError) and at.errno in _DISK:
             return UserError(
                 f"The storage cannot be written ({at.strerror or at}). What is complete stays, and the "
                 "same command goes on from it once there is room and permission."
             )
-    # Ray's own monitor ends workers before the kernel would end anything.
+    # Ray's memory monitor ends workers before the kernel would.
     if any(isinstance(e, ray.exceptions.OutOfMemoryError) for e in seen) or _LOW in str(error):
         return UserError(
             "A node ran out of memory and its workers were ended: lower train.cache_gib, "

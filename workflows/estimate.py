@@ -1,29 +1,30 @@
-"""Estimate: what a run will take before anything starts, and how its corpus scales with GPUs.
+"""Forecasts: how long a run takes before anything starts, and how its corpus scales with GPUs.
 
-    python workflows/pipeline.py --config ... --out DIR --plan
-    python workflows/estimate.py --config workflows/configs/paper-dream-7b.yaml --out DIR estimate.gpus=64
+    jointsampler run pipeline --config ... --out DIR --plan
+    jointsampler run estimate --config paper-dream-7b --out DIR estimate.gpus=64
 
-Arithmetic on shapes: two FLOPs per weight and token of a forward pass, six of a
-training one, at a sustained rate per device that the user may set
-(estimate.gpu_flops, estimate.core_flops). The fixed costs are measurements of
-this code (README, "Large corpora, other machines"). A forecast, not a promise: attention's
-quadratic part and batches too small to fill a device are not in it.
+The forecast counts two FLOPs per weight and token of a forward pass and six of a
+training pass, at a sustained rate per device (estimate.gpu_flops,
+estimate.core_flops). The constants below are measurements of this code. Attention's
+quadratic part is left out, and so are batches too small to fill a device.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
 
 from jointsampler import Teacher
-from jointsampler.config.schema import Config, EstimateConfig
+from jointsampler.config import Config, EstimateConfig
+from jointsampler.decoding.prompts import encode_prompts
 from jointsampler.distill import DistillSettings
-from workflows import corpus, entry, evaluate, report, sweep, teachers, train
+from jointsampler.distill.trainer import distill_settings
+from workflows import corpus, evaluate, report, teachers
+from workflows.sweep import plan as sweep_plan
+from workflows.train.plan import TrainPlan, new_sampler, training_rows
 
 # Seconds, measured on two CPU cores with Ray 2.60.
 START_ACTORS_S = 12.0  # a Ray Data stage until its actors work, without loading weights
@@ -41,20 +42,16 @@ class Devices:
 
     @classmethod
     def of(cls, settings: EstimateConfig) -> Devices:
-        gpus = settings.gpus or visible_gpus()
+        gpus = settings.gpus or torch.cuda.device_count()
         if gpus:
             return cls(gpus, settings.gpu_flops, "GPU")
         return cls(os.cpu_count() or 1, settings.core_flops, "CPU core")
 
 
-def visible_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
 @dataclass(frozen=True)
-class Stage:
+class Forecast:
+    """The work of one stage."""
+
     name: str
     work: str
     flops: float
@@ -66,135 +63,7 @@ class Stage:
         return self.overhead_s + self.flops / (self.devices * devices.flops)
 
 
-def weights(teacher: Teacher) -> int:
-    """Parameters that a token meets: all but the input embedding, which is looked up."""
-    model = teacher.model
-    every = sum(p.numel() for p in model.parameters())
-    return max(every - teacher.vocab_size * teacher.hidden_size, teacher.hidden_size**2)
-
-
-def sampler_weights(plan: train.TrainPlan, teacher: Teacher) -> int:
-    sampler = train.new_sampler(plan.sampler, plan.settings, 0, teacher)
-    return sum(p.numel() for p in sampler.parameters())
-
-
-def row_length(plan: corpus.CorpusPlan, teacher: Teacher) -> float:
-    """Mean tokens of prompt and response."""
-    bos = teacher.bos_id is not None
-    if plan.prompts is None:
-        return plan.settings.max_new_tokens + bos
-    some = plan.prompts[:200]
-    ids = corpus.encode_prompts(teacher, some, plan.settings.max_new_tokens)
-    return plan.settings.max_new_tokens + sum(map(len, ids)) / len(ids)
-
-
-def corpus_stage(plan: corpus.CorpusPlan, teacher: Teacher, devices: Devices) -> Stage:
-    settings = plan.settings
-    length = row_length(plan, teacher)
-    flops = plan.rows * settings.max_new_tokens * length * 2.0 * weights(teacher)
-    # A shard is one actor's: the last wave is seldom full.
-    actors = min(settings.actors or devices.count, plan.shards)
-    waves = math.ceil(plan.shards / actors)
-    flops *= waves * actors / plan.shards
-    overhead = START_ACTORS_S + plan.shards * (DISPATCH_S + VERIFY_S)
-    disk = plan.rows * length * CORPUS_BYTES_A_TOKEN + plan.rows * offline_bytes(
-        plan, length, teacher
-    )
-    return Stage("corpus", f"{plan.rows} rows", flops, actors, overhead, disk)
-
-
-def offline_bytes(plan: corpus.CorpusPlan, length: float, teacher: Teacher) -> float:
-    """Of one row's targets, which every training worker holds in memory."""
-    kept = plan.offline
-    if kept is None:
-        return 0.0
-    opening = 2.0 * length * teacher.hidden_size * (1 + len(kept.read_layers))
-    return kept.anchors * (opening + kept.depths * (kept.near + kept.far) * (6 * kept.top + 8))
-
-
-def training_stage(
-    name: str, plan: train.TrainPlan, teacher: Teacher, workers: int, runs: int = 1
-) -> Stage:
-    settings, distill = plan.settings, train.distill_settings(plan.settings)
-    length = row_length(plan.corpus, teacher)
-    depth = mean_depth(distill)
-    states = settings.steps * settings.batch_size
-    sampler = sampler_weights(plan, teacher)
-    positions = settings.near + settings.far
-    head = teacher.vocab_size * teacher.hidden_size
-    # The last pass of a step is made where it is scored: about half of the work.
-    passes = depth if plan.sampler.window or settings.hidden_weight else depth - 0.5
-    flops = states * (passes * 6.0 * sampler * length + depth * 8.0 * head * positions)
-    kept_layers = 1 + plan.sampler.features
-    rows_bytes = (
-        plan.corpus.settings.max_new_tokens * length * teacher.hidden_size * 2 * kept_layers
-    )
-    rows = len(train.training_rows(settings, plan.corpus.settings.rows))
-    kept = min(rows, settings.cache_gib * 2**30 * max(1, workers) / rows_bytes) if states else 0.0
-    online = 1 - kept / rows
-    asked = states * (online * (depth + 1) + (1 - online) * settings.fresh * depth)
-    asked += kept * plan.corpus.settings.max_new_tokens
-    if plan.corpus.offline is None:
-        flops += asked * 2.0 * weights(teacher) * length
-    disk = 2 * 16.0 * sampler  # two checkpoints: weights, master weights, two moments
-    work = f"{runs} x {settings.steps} steps" if runs > 1 else f"{settings.steps} steps"
-    return Stage(name, work, runs * flops, workers, START_TRAINING_S * runs, runs * disk)
-
-
-def mean_depth(settings: DistillSettings) -> float:
-    deepest = settings.k_max - 1
-    return sum(settings.deeper**d for d in range(deepest))
-
-
-def evaluation_stage(plan: evaluate.EvaluatePlan, teacher: Teacher, devices: Devices) -> Stage:
-    settings, decoding = plan.settings, plan.train.corpus.settings
-    length = decoding.max_new_tokens
-    passes = length  # the reference
-    for method, k in plan.pairs:
-        passes += length if method.startswith("lossless") else length / k
-    texts = settings.samples * settings.generation_seeds
-    meters = 2.0 * decoding.held_out * length * len({k for _, k in plan.pairs if k > 1})
-    flops = (texts * passes + meters) * row_length(plan.train.corpus, teacher) * 2.0
-    return Stage(
-        "evaluate", f"{texts * (len(plan.pairs) + 1)} texts", flops * weights(teacher),
-        settings.actors or devices.count, START_ACTORS_S + 60, 20e6,
-    )  # fmt: skip
-
-
-def stages(plan: report.ReportPlan, swept: sweep.SweepPlan | None, config: Config) -> list[Stage]:
-    devices = Devices.of(config.estimate)
-    train_plan = plan.evaluate.train
-    teacher = teachers.describe(config.teacher)
-    made = [corpus_stage(train_plan.corpus, teacher, devices)]
-    if swept is not None:
-        settings, trials = swept.settings, sweep.count(swept.settings)
-        each = settings.workers or devices.count
-        together = max(1, min(settings.at_once or trials, devices.count // each, trials))
-        first = swept.trial({})
-        made.append(training_stage("sweep", first, teacher, each * together, trials))
-    workers = train_plan.settings.workers or devices.count
-    made.append(training_stage("train", train_plan, teacher, workers))
-    made.append(evaluation_stage(plan.evaluate, teacher, devices))
-    return made
-
-
-def told(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def told_bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def table(plan: report.ReportPlan, swept: sweep.SweepPlan | None) -> str:
+def table(plan: report.ReportPlan, swept: sweep_plan.SweepPlan | None) -> str:
     """The stages of a pipeline, one line each, and their sum."""
     config = plan.evaluate.config
     devices = Devices.of(config.estimate)
@@ -204,51 +73,165 @@ def table(plan: report.ReportPlan, swept: sweep.SweepPlan | None) -> str:
         f"{'stage':<10}{'work':>22}{'workers':>9}{'time':>10}{devices.kind + '-hours':>16}{'disk':>9}",
     ]
     hours = seconds = disk = 0.0
-    for stage in stages(plan, swept, config):
+    for stage in forecasts(plan, swept, config):
         lasts = stage.seconds(devices)
         spent = lasts * stage.devices / 3600
         lines.append(
-            f"{stage.name:<10}{stage.work:>22}{stage.devices:>9}{told(lasts):>10}{spent:>16.2f}"
-            f"{told_bytes(stage.disk):>9}"
+            f"{stage.name:<10}{stage.work:>22}{stage.devices:>9}{duration(lasts):>10}{spent:>16.2f}"
+            f"{file_size(stage.disk):>9}"
         )
         hours, seconds, disk = hours + spent, seconds + lasts, disk + stage.disk
     lines.append(
-        f"{'all':<10}{'':>22}{'':>9}{told(seconds):>10}{hours:>16.2f}{told_bytes(disk):>9}"
+        f"{'all':<10}{'':>22}{'':>9}{duration(seconds):>10}{hours:>16.2f}{file_size(disk):>9}"
     )
     return "\n".join(lines)
 
 
-def projection(plan: corpus.CorpusPlan, settings: EstimateConfig, counts: list[int]) -> str:
-    """The corpus on so many GPUs: where the time goes, and what saturates first."""
+def forecasts(
+    plan: report.ReportPlan, swept: sweep_plan.SweepPlan | None, config: Config
+) -> list[Forecast]:
+    devices = Devices.of(config.estimate)
+    training = plan.evaluate.train
+    teacher = teachers.describe(config.teacher)
+    made = [of_corpus(training.corpus, teacher, devices)]
+    if swept is not None:
+        settings, trials = swept.settings, sweep_plan.count(swept.settings)
+        each = settings.workers or devices.count
+        together = max(1, min(settings.at_once or trials, devices.count // each, trials))
+        first = swept.trial({})
+        made.append(of_training("sweep", first, teacher, each * together, trials))
+    workers = training.settings.workers or devices.count
+    made.append(of_training("train", training, teacher, workers))
+    made.append(of_evaluation(plan.evaluate, teacher, devices))
+    return made
+
+
+def of_corpus(plan: corpus.CorpusPlan, teacher: Teacher, devices: Devices) -> Forecast:
+    settings = plan.settings
+    length = row_length(plan, teacher)
+    flops = plan.rows * settings.max_new_tokens * length * 2.0 * weights(teacher)
+    # One actor makes a whole shard, so the last wave of shards seldom occupies all actors.
+    actors = min(settings.actors or devices.count, plan.shards)
+    waves = math.ceil(plan.shards / actors)
+    flops *= waves * actors / plan.shards
+    overhead = START_ACTORS_S + plan.shards * (DISPATCH_S + VERIFY_S)
+    disk = plan.rows * length * CORPUS_BYTES_A_TOKEN
+    return Forecast("corpus", f"{plan.rows} rows", flops, actors, overhead, disk)
+
+
+def of_training(
+    name: str, plan: TrainPlan, teacher: Teacher, workers: int, runs: int = 1
+) -> Forecast:
+    """``runs`` trainings like ``plan``, on ``workers`` workers in all."""
+    settings = plan.settings
+    length, depth = row_length(plan.corpus, teacher), mean_depth(distill_settings(settings))
+    states = settings.steps * settings.batch_size
+    sampler = sampler_weights(plan, teacher)
+    head = teacher.vocab_size * teacher.hidden_size
+    positions = settings.near + settings.far
+    # The last update of a step computes the scored positions alone: about half of the work.
+    flops = states * ((depth - 0.5) * 6.0 * sampler * length + depth * 8.0 * head * positions)
+    asked = teacher_sequences(plan, teacher, length, depth, workers)
+    flops += asked * 2.0 * weights(teacher) * length
+    disk = 2 * 16.0 * sampler  # two checkpoints: weights, master weights, two moments
+    work = f"{runs} x {settings.steps} steps" if runs > 1 else f"{settings.steps} steps"
+    return Forecast(name, work, runs * flops, workers, START_TRAINING_S * runs, runs * disk)
+
+
+def teacher_sequences(
+    plan: TrainPlan, teacher: Teacher, length: float, depth: float, workers: int
+) -> float:
+    """Sequences that the teacher computes in a training, as far as its states are not kept."""
+    settings, tokens = plan.settings, plan.corpus.settings.max_new_tokens
+    states = settings.steps * settings.batch_size
+    rows = len(training_rows(settings, plan.corpus.settings.rows))
+    row_bytes = tokens * length * teacher.hidden_size * 2 * (1 + plan.sampler.features)
+    budget = settings.cache_gib * 2**30 * max(1, workers)
+    kept = min(rows, budget / row_bytes) if states else 0.0
+    online = 1 - kept / rows
+    per_state = online * (depth + 1) + (1 - online) * settings.fresh * depth
+    return states * per_state + kept * tokens
+
+
+def of_evaluation(plan: evaluate.EvaluatePlan, teacher: Teacher, devices: Devices) -> Forecast:
+    settings, decoding = plan.settings, plan.train.corpus.settings
+    length = decoding.max_new_tokens
+    passes = float(length)  # the reference
+    for method, k in plan.pairs:
+        passes += length if method.startswith("lossless") else length / k
+    texts = settings.samples * settings.generation_seeds
+    meters = 2.0 * decoding.held_out * length * len({k for _, k in plan.pairs if k > 1})
+    tokens = (texts * passes + meters) * row_length(plan.train.corpus, teacher)
+    return Forecast(
+        "evaluate",
+        f"{texts * (len(plan.pairs) + 1)} texts",
+        tokens * 2.0 * weights(teacher),
+        settings.actors or devices.count,
+        START_ACTORS_S + 60,
+        20e6,
+    )
+
+
+def weights(teacher: Teacher) -> int:
+    """Parameters that a token is multiplied with: all but the input embedding."""
+    every = sum(p.numel() for p in teacher.model.parameters())
+    return max(every - teacher.vocab_size * teacher.hidden_size, teacher.hidden_size**2)
+
+
+def sampler_weights(plan: TrainPlan, teacher: Teacher) -> int:
+    sampler = new_sampler(plan.sampler, plan.settings, 0, teacher)
+    return sum(p.numel() for p in sampler.parameters())
+
+
+def row_length(plan: corpus.CorpusPlan, teacher: Teacher) -> float:
+    """Mean tokens of prompt and response."""
+    tokens = plan.settings.max_new_tokens
+    if plan.prompts is None:
+        return tokens + (teacher.bos_id is not None)
+    ids = encode_prompts(teacher, plan.prompts[:200], tokens)
+    return tokens + sum(map(len, ids)) / len(ids)
+
+
+def mean_depth(settings: DistillSettings) -> float:
+    return sum(settings.deeper**d for d in range(settings.k_max - 1))
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def file_size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def projection(plan: corpus.CorpusPlan, settings: EstimateConfig) -> str:
+    """The corpus on estimate.gpus GPUs, or on 1, 8, 64 and 512: where the time goes."""
     teacher = teachers.describe(plan.teacher)
     size = sum(p.numel() * 2 for p in teacher.model.parameters())
     lines = [
         f"{plan.rows} rows x {plan.settings.max_new_tokens} tokens, {plan.shards} shards, teacher of "
-        f"{told_bytes(size)}; {settings.gpu_flops:.1e} FLOP/s a GPU, storage "
-        f"{told_bytes(settings.storage_bytes_per_second)}/s.",
+        f"{file_size(size)}; {settings.gpu_flops:.1e} FLOP/s a GPU, storage "
+        f"{file_size(settings.storage_bytes_per_second)}/s.",
         f"{'GPUs':>6}{'sampling':>11}{'idle':>9}{'weights':>9}{'driver':>9}{'all':>9}{'efficiency':>12}",
     ]
-    one = corpus_stage(plan, teacher, Devices(1, settings.gpu_flops, "GPU"))
+    one = of_corpus(plan, teacher, Devices(1, settings.gpu_flops, "GPU"))
     work = one.flops / settings.gpu_flops
-    for count in counts:
-        stage = corpus_stage(plan, teacher, Devices(count, settings.gpu_flops, "GPU"))
+    for count in [settings.gpus] if settings.gpus else [1, 8, 64, 512]:
+        stage = of_corpus(plan, teacher, Devices(count, settings.gpu_flops, "GPU"))
         busy = work / count
         sampling = stage.flops / (stage.devices * settings.gpu_flops)
         loading = count * size / settings.storage_bytes_per_second
-        driver = plan.shards * (DISPATCH_S + VERIFY_S)
-        whole = START_ACTORS_S + loading + max(sampling, plan.shards * DISPATCH_S) + plan.shards * VERIFY_S  # fmt: skip
-        lines.append(
-            f"{count:>6}{told(busy):>11}{told(sampling - busy):>9}{told(loading):>9}{told(driver):>9}"
-            f"{told(whole):>9}{busy / whole:>12.2f}"
-        )
+        dispatch, verify = plan.shards * DISPATCH_S, plan.shards * VERIFY_S
+        whole = START_ACTORS_S + loading + max(sampling, dispatch) + verify
+        cells = (busy, sampling - busy, loading, dispatch + verify, whole)
+        times = "".join(f"{duration(s):>{w}}" for s, w in zip(cells, (11, 9, 9, 9, 9), strict=True))
+        lines.append(f"{count:>6}{times}{busy / whole:>12.2f}")
     return "\n".join(lines)
-
-
-def main() -> None:
-    config, out = entry.parse(__doc__)
-    counts = [config.estimate.gpus] if config.estimate.gpus else [1, 8, 64, 512]
-    print(projection(corpus.plan(config, out), config.estimate, counts))
-
-
-if __name__ == "__main__":
-    entry.run(main)

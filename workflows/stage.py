@@ -1,7 +1,7 @@
-"""Stages and their manifest: what was done, with which inputs, and whether to skip it.
+"""Stages, the out folder and its manifest: what was done, with which inputs, what to skip.
 
 ``OUT/manifest.json`` holds one entry per finished stage with the key of its
-plan; a stage whose entry has the same key and whose outputs are there is
+plan. A stage whose entry has the same key and whose outputs are intact is
 skipped. What a stage does is in its own file.
 """
 
@@ -11,19 +11,20 @@ import datetime
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from jointsampler import __version__
+from jointsampler import __version__, storage
 from jointsampler.errors import UserError
 
 MANIFEST = "manifest.json"
 
 
 class Plan(Protocol):
-    """What would run: frozen, built without starting anything."""
+    """A description of what a stage will do: frozen, built without starting anything."""
 
     out: Path
 
@@ -32,10 +33,10 @@ class Plan(Protocol):
 
     @property
     def key(self) -> str:
-        """A digest of everything that decides the stage's outputs."""
+        """A digest of everything that determines the stage's outputs."""
 
     def intact(self) -> bool:
-        """Whether what the stage left behind is still there, whole."""
+        """Whether the stage's outputs are all there and undamaged."""
 
 
 def digest(*parts: Any) -> str:
@@ -44,17 +45,26 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Atomically: readers see the old file or the new one. UserError where it cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(data, indent=1) + "\n")
-        partial.replace(path)
-    except OSError as error:
+def out_folder(given: str, name: str = "--out") -> Path:
+    """The absolute, writable folder that option ``name`` gives, created if need be.
+
+    Raises UserError: relative inside a submitted job (whose working directory is
+    a copy that Ray deletes), not a folder, not writable.
+    """
+    path = Path(given).expanduser()
+    if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
-            f"Cannot write {path}: {error.strerror}. What is complete stays; run again once there is "
-            "room and permission."
-        ) from None
+            f"{name} {given!r} is relative, and a submitted job runs in a copy of the repository that "
+            "Ray deletes: give an absolute path."
+        )
+    path = path.absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"{name} {path} is not a writable folder: {error.strerror}.") from None
+    return path
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
@@ -82,14 +92,14 @@ def require(plan: Plan) -> dict[str, Any]:
     results = finished(plan)
     if results is None:
         raise UserError(
-            f"Stage {plan.stage} has not run in {plan.out} with this configuration: run "
-            f"workflows/{plan.stage}.py with the same --config, --out and overrides first."
+            f"Stage {plan.stage} has not run in {plan.out} with this configuration: run jointsampler "
+            f"run {plan.stage} with the same --config, --out and overrides first."
         )
     return results
 
 
 def run_once(plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """``run()`` and record its results, or skip it if it has been done."""
+    """Call ``run`` and record its results, or skip it if the manifest says that it is done."""
     done = finished(plan)
     if done is not None:
         print(f"{plan.stage}: nothing changed, skipped", flush=True)
@@ -104,7 +114,7 @@ def run_once(plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         "seconds": round(time.monotonic() - begin, 1),
         "results": results,
     }
-    write_json(plan.out / MANIFEST, manifest)
+    storage.write(plan.out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     print(f"{plan.stage}: done in {time.monotonic() - begin:.0f} s", flush=True)
     return results
 
@@ -118,7 +128,7 @@ class Progress:
         self.begin = self.shown = time.monotonic()
 
     def skip(self, count: int) -> None:
-        """What an earlier run has done: it counts, but not as this run's rate."""
+        """Count what an earlier run has done, without adding it to this run's rate."""
         self.skipped += count
 
     def advance(self, count: int) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from jointsampler import Teacher, load_teacher
-from jointsampler.config.schema import TeacherConfig
+from jointsampler.config import TeacherConfig
 
 
 def load(config: TeacherConfig, device: str | None = None) -> Teacher:
-    """On ``device``, or where the configuration says."""
+    """The teacher with its weights, on ``device`` or on the configured device."""
     return load_teacher(
         config.name,
         device or config.device,
@@ -15,11 +15,10 @@ def load(config: TeacherConfig, device: str | None = None) -> Teacher:
         family=config.family,
         revision=config.revision,
         tokenizer=config.tokenizer,
-        attention=config.attention,
         quantization=config.quantization,
     )
 
 
 def describe(config: TeacherConfig) -> Teacher:
-    """All but the weights (ids, tokenizer, shapes, fingerprint): cheap at any size."""
+    """The teacher without weights: ids, tokenizer, shapes and fingerprint. Fetches no weights."""
     return load(config, "meta")

@@ -1,4 +1,4 @@
-"""The command line: ``jointsampler generate``, ``compare`` and ``verify-corpus``.
+"""The command line: ``jointsampler generate``, ``compare``, ``verify-corpus`` and ``run``.
 
 One file per command; a command is its arguments and what it prints. A UserError
 is one line on stderr and exit status 2.
@@ -7,16 +7,27 @@ is one line on stderr and exit status 2.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from ..errors import UserError
 from . import compare, generate, verify_corpus
 
+# Commands outside the library, with a ``main(argv)`` of their own. A module is imported when its
+# command is given, because the library needs none of the workflow's packages.
+OUTSIDE = {"run": ("workflows.cli", "Run a stage of the workflow, or all of them.")}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv and argv[0] in OUTSIDE:
+        module, _ = OUTSIDE[argv[0]]
+        return importlib.import_module(module).main(argv[1:])
     parser = argparse.ArgumentParser(prog="jointsampler", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, summary) in OUTSIDE.items():
+        commands.add_parser(name, help=summary)
     for module in (generate, compare, verify_corpus):
         name = module.__name__.rsplit(".", 1)[1].replace("_", "-")
         summary = module.__doc__.splitlines()[0]

@@ -1,20 +1,18 @@
 """One validated configuration: the schema, and how a YAML file with overrides becomes it."""
 
+from .load import changed, known_keys, load_config
 from .schema import (
     Config,
     CorpusConfig,
     EstimateConfig,
     EvaluateConfig,
-    PretrainConfig,
     Range,
+    RefreshConfig,
     RunConfig,
     SamplerConfig,
     SweepConfig,
     TeacherConfig,
     TrainConfig,
-    changed,
-    known_keys,
-    load_config,
 )
 
 __all__ = [
@@ -22,8 +20,8 @@ __all__ = [
     "CorpusConfig",
     "EstimateConfig",
     "EvaluateConfig",
-    "PretrainConfig",
     "Range",
+    "RefreshConfig",
     "RunConfig",
     "SamplerConfig",
     "SweepConfig",

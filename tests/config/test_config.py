@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from jointsampler import UserError
-from jointsampler.config.schema import Config, known_keys, load_config
+from jointsampler.config import Config, changed, known_keys, load_config
 
-PRESETS = sorted((Path(__file__).parents[2] / "workflows" / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+PRESETS = sorted((ROOT / "workflows" / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.name)
@@ -53,14 +56,45 @@ def test_an_unreadable_file_is_named(tmp_path):
         load_config(tmp_path / "list.yaml")
 
 
+def test_an_unknown_key_is_answered_with_the_keys_of_its_section():
+    with pytest.raises(UserError) as caught:
+        load_config(None, ["sampler.window=16"])
+    assert "sampler.features, sampler.neighbors, sampler.width" in str(caught.value)
+    assert "train." not in str(caught.value)
+
+
+def test_a_changed_configuration_is_validated_too():
+    assert changed(Config(), {"train.k_max": 4}).train.k_max == 4
+    with pytest.raises(UserError, match=r"train\.k_max .* a changed configuration"):
+        changed(Config(), {"train.k_max": 1})
+
+
+def test_refresh_is_among_the_evaluated_methods_and_has_settings_of_its_own():
+    config = Config()
+    assert config.evaluate.methods == ["marginal", "refresh", "joint"]
+    assert (config.refresh.columns, config.refresh.near) == (8, 2)
+
+
+def test_loading_a_configuration_imports_no_torch():
+    code = (
+        "import sys, types, pathlib; import importlib.util as u; "
+        f"root = pathlib.Path({str(ROOT)!r}); "
+        # The package's own __init__ imports torch; config must not need it.
+        "package = types.ModuleType('jointsampler'); package.__path__ = [str(root / 'jointsampler')]; "
+        "sys.modules['jointsampler'] = package; "
+        "import jointsampler.config; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_every_key_of_the_schema_is_read_somewhere():
-    """A key that nobody reads is a lie to the user."""
-    root = Path(__file__).parents[2]
+    """A key that no code reads would be ignored without a word."""
     code = "\n".join(
         path.read_text()
         for folder in ("jointsampler", "workflows")
-        for path in (root / folder).rglob("*.py")
-        if path.name != "config.py"
+        for path in (ROOT / folder).rglob("*.py")
+        if path.parent.name != "config"
     )
     unread = [key for key in known_keys() if f".{key.split('.')[-1]}" not in code]
     assert unread == []

@@ -34,7 +34,7 @@ def begin(head: Head, out: Path, *overrides: str) -> subprocess.Popen:
 
 
 def submit(head: Head, out: Path, *overrides: str) -> str:
-    """What the pipeline, submitted to ``head`` and finished, has told."""
+    """The log of the pipeline, submitted to ``head`` and finished."""
     before = len((out / "job.log").read_text()) if (out / "job.log").exists() else 0
     return finish(begin(head, out, *overrides), out, "job", 420)[before:]
 
@@ -42,19 +42,19 @@ def submit(head: Head, out: Path, *overrides: str) -> str:
 def start(
     head: Head, stage: str, out: Path, *overrides: str, log: Path | None = None
 ) -> subprocess.Popen:
-    """A stage's driver as a process of its own on ``head``'s cluster, its output in OUT/STAGE.log.
+    """``jointsampler run STAGE`` as a process of its own on ``head``'s cluster, its output in OUT/STAGE.log.
 
-    ``log`` is another folder for the output, where OUT itself is on trial.
+    ``log``: another folder for the output, for a test whose OUT cannot be written.
     """
     if log is None:
         out.mkdir(parents=True, exist_ok=True)
-    with ((log or out) / f"{stage}.log").open("a") as told:
+    with ((log or out) / f"{stage}.log").open("a") as output:
         return subprocess.Popen(
             [
-                *(sys.executable, ROOT / "workflows" / f"{stage}.py", "--out", out),
-                *("--config", ROOT / "workflows/configs/quickstart.yaml", *SMALL, *overrides),
+                *(Path(sys.executable).with_name("jointsampler"), "run", stage, "--out", out),
+                *("--config", "quickstart", *SMALL, *overrides),
             ],
-            env=head.driver_environment, stdout=told, stderr=subprocess.STDOUT, start_new_session=True,
+            env=head.driver_environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
 

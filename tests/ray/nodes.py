@@ -63,6 +63,7 @@ class Head:
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_timeout_ms": "3000",
             "RAY_health_check_failure_threshold": "3",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # and so is a dead training worker
         }
         # For drivers alone: a node, or a submitted job, must not be sent elsewhere by it.
         self.driver_environment = self.environment | {"RAY_ADDRESS": f"127.0.0.1:{self.gcs}"}

@@ -97,8 +97,10 @@ def test_a_shard_that_cannot_be_written_is_told_in_one_sentence_and_nothing_is_l
     process = start(three_nodes, "corpus", tmp_path, *CORPUS)
     assert process.wait(180) == 2
     log = (tmp_path / "corpus.log").read_text().splitlines()
-    (told,) = [line for line in log if line.startswith("error: ")]
-    assert told.startswith("error: Corpus rows 144 to 159 (part-00009.parquet) could not be made")
+    (told,) = [line for line in log if line.startswith("jointsampler: ")]
+    assert told.startswith(
+        "jointsampler: Corpus rows 144 to 159 (part-00009.parquet) could not be made"
+    )
     in_the_way.rmdir()
     finish(start(three_nodes, "corpus", tmp_path, *CORPUS), tmp_path, "corpus")
     assert verify_corpus(tmp_path / "corpus")[0].shards == clean

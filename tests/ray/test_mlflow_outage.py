@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jointsampler import JointSampler
-from jointsampler.config.schema import load_config
+from jointsampler.config import load_config
 from tests.ray.jobs import finish, start
 from tests.ray.nodes import PATIENCE, Head, end, free_port, wait_until
 from workflows.tracking import TrainReporter, child_run, open_run
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 # A training that outlives a server's start, however slow the machine: the short ones end before it.
 LONG = ["train.report_every=50", "train.validate_every=1500", "train.save_every=500"]
-AWAY, BACK = "is away (", "is back and has what waited"
+AWAY, BACK = "is away (", "is back and has the calls that waited"
 
 
 class Server:

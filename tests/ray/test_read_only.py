@@ -49,7 +49,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def errors(log: str) -> list[str]:
-    return [line for line in log.splitlines() if line.startswith("error: ")]
+    return [line for line in log.splitlines() if line.startswith("jointsampler: ")]
 
 
 @pytest.mark.parametrize("what", ["--out", "run.storage"])
@@ -66,7 +66,7 @@ def test_a_read_only_place_is_refused_before_anything_starts(
     assert driver.wait(120 * PATIENCE) == 2
     told = (log / "pipeline.log").read_text()
     assert errors(told) == [
-        f"error: {what} {place} is not a writable folder: Read-only file system."
+        f"jointsampler: {what} {place} is not a writable folder: Read-only file system."
     ]
     assert "ray:" not in told  # no cluster was started for it
     assert [path.name for path in log.iterdir()] == ["pipeline.log"]

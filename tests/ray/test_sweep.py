@@ -69,7 +69,7 @@ def test_the_report_shows_every_trial_best_first(swept):
     table = read_results(out / "report" / "results.json").sweep
     assert [t.objective for t in table.trials] == sorted(t.objective for t in table.trials)
     assert {tuple(t.values.values()) for t in table.trials} == {(32, 2), (32, 4), (64, 2), (64, 4)}
-    assert all(t.pass_cost_ratio > 0 and set(t.nats) == {2, 4} for t in table.trials)
+    assert all(t.ratio > 0 and set(t.nats) == {2, 4} for t in table.trials)
     page = (out / "report" / "index.html").read_text()
     assert "The sweep" in page and page.count("<svg") == 3  # block KL, frontier, heat map
 

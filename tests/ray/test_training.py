@@ -1,4 +1,4 @@
-"""Training that one trusts: interrupted, resumed and sharded runs are the run itself."""
+"""An interrupted, resumed or sharded training gives the same sampler as one that was left alone."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_training_that_diverges_says_so_and_keeps_its_last_good_checkpoint(hea
     driver = start(head, "train", out, *TRAIN, "train.workers=1", *wild)
     assert driver.wait(180) == 2
     last = (out / "train.log").read_text().strip().splitlines()[-1]
-    assert last.startswith("error: Training diverged: the loss is") and "train.lr" in last
+    assert last.startswith("jointsampler: Training diverged: the loss is") and "train.lr" in last
     assert not (out / "sampler").exists()
 
 
@@ -139,17 +139,8 @@ def test_a_warm_start_begins_where_the_other_ended_and_patience_ends_it(
         out,
         "train.workers=1",
         f"train.warm_start={other / 'sampler'}",
-        "train.ema=0.9",
         *slow,
     )
     assert after["best_captured_k2"] == pytest.approx(before["best_captured_k2"], abs=1e-3)
     assert after["step"] < 240
     assert "validations, stopped at step" in (out / "train.log").read_text()
-
-
-def test_offline_targets_train_without_the_teacher(head: Head, tmp_path: Path):
-    out = tmp_path / "run"
-    kept = ["corpus.anchors=3", "corpus.top=512", "train.workers=1", "train.precision=bfloat16"]
-    finish(start(head, "corpus", out, *TRAIN, *kept), out, "corpus")
-    assert list((out / "corpus").glob("*.targets.safetensors"))
-    assert trained(head, out, *kept)["step"] == 240

@@ -1,4 +1,4 @@
-"""Plans fit the machine, and never cost a user what is already there."""
+"""Plans fit the machine, and no plan overwrites the outputs of another."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from jointsampler import JointSampler, UserError
-from jointsampler.config.schema import load_config
-from workflows import corpus, train
+from jointsampler.config import load_config
+from workflows import corpus
 from workflows.cluster import Pool
-from workflows.train import check_elastic, fitting_pool, training_rows
+from workflows.train.launch import fitting_pool, take
+from workflows.train.plan import check_elastic, plan, training_rows
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (6, 4), (12, 8), (64, 32)])
@@ -61,6 +62,28 @@ def test_a_corpus_of_other_settings_is_kept_and_named(tmp_path):
     assert shard.read_bytes() == b"rows"
 
 
+def test_a_sampler_of_another_teacher_may_start_a_training_but_is_not_taken_as_it_is(tmp_path):
+    other = JointSampler.from_pretrained("tiny")
+    other.config.teacher_fingerprint = "another"
+    other.save_pretrained(tmp_path / "other")
+    settings = [
+        f"train.warm_start={tmp_path / 'other'}",
+        "sampler.features=2",
+        "sampler.neighbors=1",
+    ]
+    assert plan(load_config(None, settings), tmp_path)
+    with pytest.raises(UserError, match="This sampler was distilled from teacher"):
+        plan(load_config(None, [*settings, "train.steps=0"]), tmp_path)
+
+
+def test_the_number_of_workers_makes_no_other_training_but_a_step_does(tmp_path):
+    def key(*overrides):
+        return plan(load_config(None, overrides), tmp_path).key
+
+    assert key("train.workers=2", "train.report_every=7") == key()
+    assert key("train.steps=399") != key() != key("train.seed=1")
+
+
 def test_without_steps_the_sampler_to_start_from_is_taken_as_it_is(tmp_path):
     as_it_is = [
         "train.steps=0",
@@ -68,8 +91,8 @@ def test_without_steps_the_sampler_to_start_from_is_taken_as_it_is(tmp_path):
         "sampler.features=2",
         "sampler.neighbors=1",
     ]
-    made = train.plan(load_config(None, as_it_is), tmp_path)
-    train.take(made)
+    made = plan(load_config(None, as_it_is), tmp_path)
+    take(made)
     assert made.intact()
     taken = JointSampler.from_pretrained(made.folder).state_dict()
     for name, value in JointSampler.from_pretrained("tiny").state_dict().items():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from jointsampler import UserError
-from jointsampler.config.schema import load_config
+from jointsampler.config import load_config
 from jointsampler.evaluation.results import SweepTable, Trial
 from jointsampler.report.plots import sweep_figures
-from workflows import corpus, estimate, pipeline, report, sweep
+from workflows import corpus, estimate, report
+from workflows.sweep import launch
+from workflows.sweep import plan as sweep
 
 SPACE = "sweep.space={sampler.width: [32, 64], train.k_max: [2, 4]}"
 
@@ -29,7 +31,7 @@ def plan(tmp_path, *overrides):
         ("{sampler.width: []}", "holds no values"),
         ("{train.lr: [-1]}", "train.lr"),
         ("{train.steps: [10, 20]}", "sweep.steps is the length of a trial"),
-        ("{train.workers: [1, 2]}", "sweep.workers is the workers of a trial"),
+        ("{train.workers: [1, 2]}", "sweep.workers is the number of workers"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_before_any_trial(tmp_path, space, message):
@@ -49,12 +51,12 @@ def test_variants_are_tried_at_every_point_of_the_space(tmp_path):
     made = plan(
         tmp_path,
         "sweep.space={train.seed: [0, 1]}",
-        "sweep.variants={base: {}, narrow: {sampler.width: 32, train.objective: hard_labels}}",
+        "sweep.variants={base: {}, narrow: {sampler.width: 32, train.near: 1}}",
     )
     assert sweep.count(made.settings) == 4
-    assert sweep.space(made.settings)["variant"] == {"grid_search": ["base", "narrow"]}
+    assert launch.search_space(made.settings)["variant"] == {"grid_search": ["base", "narrow"]}
     narrow = made.trial({"variant": "narrow", "train.seed": 1})
-    assert (narrow.sampler.width, narrow.settings.objective) == (32, "hard_labels")
+    assert (narrow.sampler.width, narrow.settings.near) == (32, 1)
     assert narrow.seed == made.trial({"variant": "base", "train.seed": 0}).seed + 1
     # What is trained to the end is what the best variant stands for.
     best = sweep.resolved(made.settings, {"variant": "narrow", "train.seed": 1})
@@ -71,8 +73,8 @@ def test_variants_are_tried_at_every_point_of_the_space(tmp_path):
             "sweep.variants.a sets sampler.width, which sweep.space varies",
         ),
         ("{a: {train.rows: 9999}}", "train.rows=9999 exceeds the corpus's training rows"),
-        ("{a: {}, b: {sampler.layers: 1}}", "Two trials of the sweep are the same training"),
-        ("{a: {sampler.layers: 2, sampler.window: 16}}", "keeps the keys and values of one layer"),
+        ("{a: {}, b: {sampler.features: 0}}", "Two trials of the sweep are the same training"),
+        ("{a: {train.certain: 0.5}}", "needs the kept states of train.cache_gib"),
     ],
 )
 def test_a_variant_that_cannot_be_is_refused_before_any_trial(tmp_path, variants, message):
@@ -81,21 +83,19 @@ def test_a_variant_that_cannot_be_is_refused_before_any_trial(tmp_path, variants
 
 
 def test_values_that_fit_only_together_are_taken_together(tmp_path):
-    both = "sweep.space={sampler.window: [4, 16], train.k_max: [4]}"
-    made = plan(tmp_path, both, "evaluate.ks=[1, 2, 4]", "train.validate_k=[4]")
-    assert sweep.count(made.settings) == 2
+    both = "sweep.space={train.certain: [0.5], train.cache_gib: [1, 2]}"
+    assert sweep.count(plan(tmp_path, both).settings) == 2
 
 
 def test_a_random_search_refuses_a_value_only_if_no_other_goes_with_it(tmp_path):
-    both = "sweep.space={sampler.window: [0, 16], sampler.rank: [0, 32]}"
-    random = ["sweep.search=random", "evaluate.ks=[1, 2]"]
-    assert plan(tmp_path, both, *random)
-    with pytest.raises(UserError, match="give the sampler a window"):
-        plan(tmp_path, both.replace("[0, 16]", "[0]"), *random)
+    both = "sweep.space={train.certain: [1.0, 0.5], train.cache_gib: [0, 1]}"
+    assert plan(tmp_path, both, "sweep.search=random")
+    with pytest.raises(UserError, match=r"needs the kept states of train\.cache_gib"):
+        plan(tmp_path, both.replace("[0, 1]", "[0]"), "sweep.search=random")
 
 
 def test_after_a_sweep_the_corpus_is_still_the_one_it_was_on(tmp_path):
-    config = load_config(None, [SPACE, "corpus.anchors=2", "train.k_max=4", "evaluate.ks=[1, 2]"])
+    config = load_config(None, [SPACE, "train.k_max=4", "evaluate.ks=[1, 2]"])
     best = sweep.chosen(config, {"best": {"sampler.width": 64, "train.k_max": 2}})
     made = report.plan(best, tmp_path).evaluate.train
     assert made.settings.k_max == 2
@@ -104,19 +104,19 @@ def test_after_a_sweep_the_corpus_is_still_the_one_it_was_on(tmp_path):
 
 def test_an_objective_is_lower_for_what_buys_more(tmp_path):
     settings = plan(tmp_path).settings
-    good = {"pass_cost_ratio": 0.2, "nats_k2": 0.1, "nats_k4": 0.2, "captured_k4": 0.5}
+    good = {"cost_ratio": 0.2, "nats_k2": 0.1, "nats_k4": 0.2, "captured_k4": 0.5}
     bad = good | {"nats_k2": 0.2, "nats_k4": 0.4}
-    slow = good | {"pass_cost_ratio": 0.4}
+    slow = good | {"cost_ratio": 0.4}
     other = settings.model_copy(update={"objective": "speed_at_nats"})
     for s in (settings, other):
-        assert sweep.objective(good, s) < sweep.objective(bad, s)
-        assert sweep.objective(good, s) < sweep.objective(slow, s)
+        assert launch.objective(good, s) < launch.objective(bad, s)
+        assert launch.objective(good, s) < launch.objective(slow, s)
 
 
 def trial(width, k_max, objective):
     return Trial(
         values={"sampler.width": width, "train.k_max": k_max}, objective=objective,
-        pass_cost_ratio=0.2, nats={2: 0.1, 4: 0.3}, captured={2: 0.6, 4: 0.7}, steps=8,
+        ratio=0.2, nats={2: 0.1, 4: 0.3}, captured={2: 0.6, 4: 0.7}, steps=8,
         stopped_early=False,
     )  # fmt: skip
 
@@ -128,22 +128,24 @@ def test_the_heat_map_has_a_cell_per_trial_and_survives_an_unreachable_one():
     assert "0.125" in made["sweep_heat"] and "inf" in made["sweep_heat"]
 
 
-def test_a_plan_is_printed_and_starts_nothing(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "o"
-    arguments = ["pipeline", "--out", str(out), "--plan", "evaluate.judge=none", SPACE]
-    monkeypatch.setattr("sys.argv", [*arguments, "estimate.gpus=4"])
-    pipeline.main()
-    told = capsys.readouterr().out.splitlines()
-    assert "Forecast for 4 GPUs" in told[0] and "nothing has been started" in told[0]
-    assert [line.split()[0] for line in told[2:]] == ["corpus", "sweep", "train", "evaluate", "all"]
-    assert list(out.iterdir()) == []
+def test_the_forecast_of_a_pipeline_with_a_sweep_counts_its_trials(tmp_path):
+    config = load_config(None, [SPACE, "evaluate.judge=none", "sweep.steps=7"])
+    lines = estimate.table(report.plan(config, tmp_path), sweep.plan(config, tmp_path)).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == [
+        "corpus",
+        "sweep",
+        "train",
+        "evaluate",
+        "all",
+    ]
+    assert "4 x 7 steps" in lines[3]
 
 
 def test_a_forecast_halves_with_twice_the_devices_and_grows_with_the_rows(tmp_path):
     def corpus_seconds(*overrides):
         config = load_config(None, ["evaluate.judge=none", "corpus.rows_per_file=1", *overrides])
         made = report.plan(config, tmp_path)
-        (first, *_) = estimate.stages(made, None, config)
+        (first, *_) = estimate.forecasts(made, None, config)
         return first.seconds(estimate.Devices.of(config.estimate)) - first.overhead_s
 
     one = corpus_seconds("estimate.gpus=1")
@@ -155,17 +157,17 @@ def test_a_forecast_halves_with_twice_the_devices_and_grows_with_the_rows(tmp_pa
 def test_a_forecast_counts_the_teacher_passes_that_training_will_make(tmp_path):
     def flops(*overrides):
         config = load_config(None, ["evaluate.judge=none", "train.steps=4000", *overrides])
-        return estimate.stages(report.plan(config, tmp_path), None, config)[1].flops
+        return estimate.forecasts(report.plan(config, tmp_path), None, config)[1].flops
 
     online, kept = flops(), flops("train.cache_gib=8")
-    assert flops("corpus.anchors=4") < kept < flops("train.cache_gib=8", "train.fresh=0.5") < online
+    assert kept < flops("train.cache_gib=8", "train.fresh=0.5") < online
 
 
-def test_a_projection_names_what_saturates(tmp_path):
-    config = load_config(
-        None, ["estimate.storage_bytes_per_second=1.0e+6", "estimate.gpu_flops=1.0e+9"]
-    )
-    lines = estimate.projection(corpus.plan(config, tmp_path), config.estimate, [1, 64])
-    one, many = (line.split() for line in lines.splitlines()[2:])
-    assert (one[0], many[0]) == ("1", "64")
-    assert float(many[-1]) < float(one[-1])
+def test_a_projection_shows_that_loading_the_weights_saturates_first(tmp_path):
+    slow = ["estimate.storage_bytes_per_second=1.0e+6", "estimate.gpu_flops=1.0e+9"]
+    config = load_config(None, slow)
+    lines = estimate.projection(corpus.plan(config, tmp_path), config.estimate).splitlines()
+    rows = [line.split() for line in lines[2:]]
+    assert [row[0] for row in rows] == ["1", "8", "64", "512"]
+    efficiency = [float(row[-1]) for row in rows]
+    assert efficiency == sorted(efficiency, reverse=True) and efficiency[0] > 2 * efficiency[-1]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..tasks import TASKS
+from jointsampler.tasks import TASKS
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Memory or disk that is not there is said in one sentence, before it is used where that can be known."""
+"""Too little memory or disk is one sentence for the user, before work starts where it can be known."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import ray
 from ray.train import ControllerError
 
 from jointsampler import UserError, generate
-from jointsampler.config.schema import TrainConfig
+from jointsampler.config import TrainConfig
 from jointsampler.corpus.trajectories import Trajectories
 from jointsampler.distill import TeacherStates
-from workflows import cluster, train
+from workflows import cluster
+from workflows.train.memory import check_kept, check_memory
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def states(tiny):
     return TeacherStates(tiny, rows, cache_gib=1.0)
 
 
-def test_what_keeping_a_row_takes_is_known_before_it_is_kept(states):
+def test_the_memory_that_a_row_takes_is_known_before_it_is_kept(states):
     states.fill([0, 1])
     kept = [states.kept[row] for row in (0, 1)]
     assert [k.numel() * k.element_size() for k in kept] == [states.row_bytes(r) for r in (0, 1)]
@@ -33,31 +34,31 @@ def test_what_keeping_a_row_takes_is_known_before_it_is_kept(states):
 
 def test_a_cache_that_would_fill_the_node_is_refused(states):
     settings = TrainConfig(cache_gib=1.0)
-    train.check_memory(states, range(2), settings, workers_here=2)
+    check_memory(states, range(2), settings, workers_here=2)
     with pytest.raises(UserError, match=r"train.cache_gib=1 would keep .* GiB left, for 100000000"):
-        train.check_memory(states, range(2), settings, workers_here=100_000_000)
+        check_memory(states, range(2), settings, workers_here=100_000_000)
 
 
-def test_starts_are_weighed_only_where_all_rows_can_be_kept(states, monkeypatch):
+def test_states_are_drawn_by_weight_only_where_all_rows_can_be_kept(states, monkeypatch):
     settings = TrainConfig(cache_gib=1.0, certain=0.5)
-    train.check_kept(states, range(2), settings)
+    check_kept(states, range(2), settings)
     monkeypatch.setattr(states, "budget", states.row_bytes(0) + states.row_bytes(1) - 1)
-    train.check_kept(states, range(1), settings)
-    train.check_kept(states, range(2), TrainConfig(cache_gib=1.0))
+    check_kept(states, range(1), settings)
+    check_kept(states, range(2), TrainConfig(cache_gib=1.0))
     with pytest.raises(UserError, match=r"of a worker's 2, and train.cache_gib is 1: raise it"):
-        train.check_kept(states, range(2), settings)
+        check_kept(states, range(2), settings)
 
 
-def test_a_worker_ended_for_memory_is_told_in_one_sentence():
+def test_a_worker_that_ran_out_of_memory_is_one_sentence():
     error = RuntimeError("a training failed")
     error.__cause__ = ray.exceptions.OutOfMemoryError("4 worker(s) were killed\nfor pages")
-    told = cluster.user_error_in(error)
-    assert isinstance(told, UserError) and "lower train.cache_gib" in str(told)
+    found = cluster.user_error_in(error)
+    assert isinstance(found, UserError) and "lower train.cache_gib" in str(found)
     assert cluster.user_error_in(RuntimeError("something else")) is None
 
 
-def test_a_storage_that_ray_itself_cannot_write_is_told_in_one_sentence():
+def test_a_storage_that_ray_itself_cannot_write_is_one_sentence():
     error = ControllerError(OSError(errno.EROFS, "Failed to open '/x': Read-only file system"))
-    told = cluster.user_error_in(error)
-    assert isinstance(told, UserError) and "'/x': Read-only file system" in str(told)
+    found = cluster.user_error_in(error)
+    assert isinstance(found, UserError) and "'/x': Read-only file system" in str(found)
     assert cluster.user_error_in(ControllerError(OSError(errno.EPIPE, "gone"))) is None

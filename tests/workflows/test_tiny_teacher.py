@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jointsampler.pretraining.batches import Batch, SequenceSource
-from jointsampler.pretraining.objective import corrupt, masked_loss
-from jointsampler.pretraining.text import HELD_OUT, corpus_fingerprint, read_source, split_files
-from jointsampler.pretraining.tokenizer import train_tokenizer
+from workflows.tiny_teacher.batches import Batch, SequenceSource
+from workflows.tiny_teacher.objective import corrupt, masked_loss
+from workflows.tiny_teacher.text import HELD_OUT, corpus_fingerprint, read_source, split_files
+from workflows.tiny_teacher.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")

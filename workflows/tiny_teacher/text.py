@@ -11,7 +11,7 @@ import hashlib
 import sysconfig
 from pathlib import Path
 
-from ..errors import UserError
+from jointsampler.errors import UserError
 
 # Data tables, vendored trees and tests: not the prose-and-code mix wanted here.
 EXCLUDED_FOLDERS = {

@@ -1,0 +1,120 @@
+"""Calls to an MLflow that is away are kept in order, and all arrive when it is back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from jointsampler import UserError
+from jointsampler.config import load_config
+from workflows.outbox import UNSENT, Outbox, send_waiting
+from workflows.tracking import TrainReporter, child_run, find_run, open_run, points_of, ui_command
+
+AWAY = "http://127.0.0.1:9"  # a port that no server listens on
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture
+def database(tmp_path):
+    """(URI, the id of a run in it)"""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    return uri, find_run(MlflowClient(uri), load_config(), tmp_path)
+
+
+def steps(uri: str, run: str, key: str) -> list[int]:
+    return [metric.step for metric in MlflowClient(uri).get_metric_history(run, key)]
+
+
+def test_metrics_of_an_outage_arrive_in_order_when_the_server_is_back(database, tmp_path, capfd):
+    uri, run = database
+    for step in range(3):
+        Outbox(AWAY, tmp_path, {"id": run}).put("metrics", points_of({"x": 1.0}, step))
+    assert capfd.readouterr().err.count("is away (") == 1
+    back = Outbox(uri, tmp_path, {"id": run})
+    back.put("metrics", points_of({"x": 1.0}, 3))
+    assert steps(uri, run, "x") == [0, 1, 2, 3]
+    assert "is back and has the calls that waited" in capfd.readouterr().err
+    assert not (tmp_path / UNSENT).exists()
+
+
+def test_what_a_finished_process_left_is_sent_by_the_next(database, tmp_path):
+    uri, run = database
+    box = Outbox(AWAY, tmp_path, {"id": run})
+    box.put("metrics", points_of({"x": 1.0}, 5))
+    box.put("status", "FINISHED")
+    assert send_waiting(AWAY, tmp_path) == [box.file]
+    assert send_waiting(uri, tmp_path) == []
+    assert steps(uri, run, "x") == [5]
+    assert MlflowClient(uri).get_run(run).info.status == "FINISHED"
+
+
+def test_an_outage_is_one_attempt_and_then_a_pause(database, tmp_path, monkeypatch):
+    attempts = []
+    monkeypatch.setattr(Outbox, "send", lambda self: attempts.append(1) or 1 / 0)
+    box = Outbox(AWAY, tmp_path, {"id": database[1]})
+    for step in range(50):
+        box.put("metrics", points_of({"x": 1.0}, step))
+    assert len(attempts) == 1
+    assert len(box.file.read_text().splitlines()) == 51  # the run, and every call
+
+
+def test_a_trial_that_ran_during_an_outage_has_its_run_afterwards(database, tmp_path):
+    uri, parent = database
+    with child_run(AWAY, tmp_path, parent, "key", {"train.lr": 0.1}) as box:
+        report = {"step": 4, "loss": 1.0, "states_per_second": 1.0, "seconds_left": 1.0}
+        TrainReporter(box, 8).after_report(None, [report], None)
+    assert send_waiting(uri, tmp_path) == []
+    client = MlflowClient(uri)
+    (trial,) = client.search_runs(
+        [client.get_run(parent).info.experiment_id], f"tags.mlflow.parentRunId = '{parent}'"
+    )
+    assert trial.info.status == "FINISHED" and trial.data.params == {"train.lr": "0.1"}
+    assert steps(uri, trial.info.run_id, "train/loss") == [4]
+
+
+def test_a_call_that_mlflow_refuses_is_an_error_and_not_kept(database, tmp_path):
+    uri, _ = database
+    box = Outbox(uri, tmp_path, {"id": "0" * 32})
+    with pytest.raises(MlflowException, match="not found"):
+        box.put("folder", str(tmp_path), "report")
+    assert send_waiting(uri, tmp_path) == []
+
+
+def test_waiting_calls_for_another_mlflow_are_named(database, tmp_path):
+    uri, _ = database
+    Outbox(AWAY, tmp_path, {"id": "0" * 32}).put("metrics", points_of({"x": 1.0}, 1))
+    with pytest.raises(UserError, match=r"refuses a call that waits in .*, or delete the file"):
+        send_waiting(uri, tmp_path)
+
+
+def test_a_full_disk_ends_no_training(database, tmp_path, capfd):
+    uri, run = database
+    (tmp_path / UNSENT).write_text("a file where the folder should be")
+    Outbox(uri, tmp_path, {"id": run}).put("metrics", points_of({"x": 1.0}, 1))
+    assert "cannot hold" in capfd.readouterr().err
+
+
+def test_a_run_is_found_again_and_ends_as_its_body_does(tmp_path):
+    config = load_config(None, ["train.steps=5"])
+    with open_run(config, tmp_path) as tracker:
+        run = tracker.outbox.run_id
+    with pytest.raises(ZeroDivisionError), open_run(config, tmp_path) as tracker:
+        assert tracker.outbox.run_id == run
+        tracker.log_results({"x": 2.0})
+        raise ZeroDivisionError
+    found = MlflowClient(tracker.uri).get_run(run)
+    assert found.info.status == "FAILED" and found.data.params["train.steps"] == "5"
+    assert json.loads(found.data.params["evaluate.ks"]) == [1, 2, 4, 8]
+
+
+def test_a_server_is_looked_at_by_its_address_and_a_database_by_a_command():
+    assert ui_command("http://host:5000") == "http://host:5000"
+    assert ui_command("sqlite:////x/mlflow.db").startswith("mlflow ui --backend-store-uri sqlite")

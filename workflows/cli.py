@@ -1,0 +1,72 @@
+"""The command ``jointsampler run STAGE``: its arguments, its out folder, its exit status.
+
+    jointsampler run pipeline --config quickstart --out DIR [section.field=value ...]
+    jointsampler run train --config my.yaml --out DIR --plan
+
+What a stage does is in ``workflows/run_stage.py``, which is imported after the
+arguments have been read: it loads Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jointsampler.config import load_config
+from jointsampler.errors import UserError
+from workflows.stage import out_folder
+
+STAGES = {
+    "pipeline": "corpus, sweep (if the configuration has one), train, evaluate, report",
+    "corpus": "sample the teacher's trajectories",
+    "sweep": "try samplers and trainings with Ray Tune",
+    "train": "distil the sampler with Ray Train and DeepSpeed",
+    "evaluate": "sample with every method and k, and measure",
+    "report": "write the page, register the sampler in MLflow",
+    "estimate": "print how long the corpus takes on 1, 8, 64 and 512 GPUs",
+}
+PRESETS = Path(__file__).with_name("configs")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_intermixed_args(argv)
+    try:
+        config = load_config(config_file(args.config), args.overrides)
+        out = out_folder(args.out)
+        from workflows import run_stage
+
+        run_stage.run(args.stage, config, out, plan_only=args.plan)
+    except UserError as error:
+        print(f"jointsampler: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    stages = "\n".join(f"  {name:<10}{what}" for name, what in STAGES.items())
+    made = argparse.ArgumentParser(
+        prog="jointsampler run",
+        description=f"Run one stage, or all of them in order.\n\n{stages}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("stage", choices=STAGES, metavar="STAGE")
+    presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+    made.add_argument("--config", help=f"a YAML file, or a preset: {presets}")
+    made.add_argument("--out", required=True, help="the folder where everything is written")
+    made.add_argument(
+        "--plan", action="store_true", help="print stages, time and disk; start nothing"
+    )
+    made.add_argument("overrides", nargs="*", metavar="section.field=value")
+    return made
+
+
+def config_file(given: str | None) -> Path | None:
+    """The file that ``--config`` names: a path, or a preset by its name."""
+    if given is None:
+        return None
+    preset = PRESETS / f"{given}.yaml"
+    return preset if preset.is_file() else Path(given)

@@ -1,0 +1,106 @@
+"""Running one stage, or the pipeline: what must have run before, and where results are tracked.
+
+Every stage is planned, and every mistake that a plan can find is found, before
+any work starts. A finished stage with the same inputs is skipped, an unfinished
+one goes on. A corpus is verified once: by the stage that makes it, or, where a
+later stage is run alone, when that stage requires it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jointsampler.config import Config
+from workflows import cluster, corpus, estimate, evaluate, report
+from workflows.stage import require, run_once
+from workflows.sweep import launch as sweep_launch
+from workflows.sweep import plan as sweep_plan
+from workflows.tracking import open_run, ui_command
+from workflows.train import launch as train_launch
+from workflows.train import plan as train_plan
+
+
+def run(stage: str, config: Config, out: Path, plan_only: bool = False) -> None:
+    """Run ``stage`` (a name in ``cli.STAGES``), or print what it would take."""
+    if stage == "estimate":
+        print(estimate.projection(corpus.plan(config, out), config.estimate))
+    elif plan_only:
+        swept = sweep_plan.plan(config, out) if config.sweep.wanted else None
+        print(estimate.table(report.plan(config, out), swept))
+    else:
+        RUNS[stage](config, out)
+
+
+def settled(config: Config, out: Path) -> Config:
+    """``config`` with the values of the sweep's best trial, if it has a sweep."""
+    if not config.sweep.wanted:
+        return config
+    return sweep_plan.chosen(config, require(sweep_plan.plan(config, out)))
+
+
+def run_corpus(config: Config, out: Path) -> None:
+    plan = corpus.plan(config, out)
+    cluster.connect()
+    run_once(plan, lambda: corpus.run(plan))
+
+
+def run_sweep(config: Config, out: Path) -> None:
+    plan = sweep_plan.plan(config, out)
+    require(plan.corpus)
+    cluster.connect()
+    with open_run(config, out) as tracker:
+        run_once(plan, lambda: sweep_launch.run(plan, tracker))
+
+
+def run_train(config: Config, out: Path) -> None:
+    plan = train_plan.plan(settled(config, out), out)
+    require(plan.corpus)
+    cluster.connect()
+    with open_run(config, out) as tracker:
+        run_once(plan, lambda: train_launch.run(plan, tracker.train_reporter()))
+
+
+def run_evaluate(config: Config, out: Path) -> None:
+    plan = evaluate.plan(settled(config, out), out)
+    require(plan.train.corpus)
+    require(plan.train)
+    cluster.connect()
+    with open_run(config, out) as tracker:
+        run_once(plan, lambda: evaluate.run(plan, tracker))
+
+
+def run_report(config: Config, out: Path) -> None:
+    plan = report.plan(settled(config, out), out)
+    require(plan.evaluate)
+    with open_run(config, out) as tracker:
+        run_once(plan, lambda: report.run(plan, tracker))
+
+
+def run_pipeline(config: Config, out: Path) -> None:
+    planned = report.plan(config, out)
+    sweep = sweep_plan.plan(config, out) if config.sweep.wanted else None
+    evaluate.prepare(planned.evaluate)
+    with open_run(config, out) as tracker:
+        cluster.connect()
+        made = planned.evaluate.train.corpus
+        run_once(made, lambda: corpus.run(made))
+        if sweep is not None:
+            best = run_once(sweep, lambda: sweep_launch.run(sweep, tracker))
+            planned = report.plan(sweep_plan.chosen(config, best), out)
+        evaluated, trained = planned.evaluate, planned.evaluate.train
+        run_once(trained, lambda: train_launch.run(trained, tracker.train_reporter()))
+        run_once(evaluated, lambda: evaluate.run(evaluated, tracker))
+        run_once(planned, lambda: report.run(planned, tracker))
+    print(f"report: {planned.page}")
+    print(f"runs:   {ui_command(tracker.uri)}")
+
+
+RUNS: dict[str, Callable[[Config, Path], None]] = {
+    "corpus": run_corpus,
+    "sweep": run_sweep,
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "report": run_report,
+    "pipeline": run_pipeline,
+}

@@ -1,0 +1,62 @@
+"""Checkpoints: the engine's shards, the state of the training, and the best sampler so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint
+
+from jointsampler.distill.trainer import Trainer, TrainState
+from jointsampler.distill.validate import Place
+from jointsampler.errors import UserError
+from workflows.train.engine import SamplerEngine
+
+ENGINE_TAG, STATE, SAMPLER_FOLDER = "engine", "state.pt", "sampler"
+
+
+def save(trainer: Trainer, engine: SamplerEngine, report: dict[str, Any]) -> None:
+    """Report with a checkpoint: every worker adds its shard, and Ray Train merges them into one."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine.deepspeed.save_checkpoint(folder, tag=ENGINE_TAG)
+        if trainer.place.rank == 0:
+            state = {**dataclasses.asdict(trainer.state), "world": trainer.place.world}
+            torch.save(state, Path(folder) / STATE)
+            trainer.sampler.save_pretrained(Path(folder) / SAMPLER_FOLDER)
+        try:
+            ray.train.report(
+                report,
+                checkpoint=Checkpoint.from_directory(folder),
+                checkpoint_dir_name=f"step_{trainer.state.step:06d}",
+            )
+        except OSError as error:
+            raise UserError(
+                f"The checkpoint of step {trainer.state.step} cannot be written "
+                f"({error.strerror or error}): run again once there is room and permission, and training "
+                "goes on from the last one."
+            ) from None
+
+
+def resume(engine: SamplerEngine, checkpoint: Checkpoint, place: Place) -> TrainState:
+    """Load the engine and return the state, both as ``checkpoint`` holds them.
+
+    ZeRO's optimizer shards fit one number of workers only. With another number the
+    weights go on, the optimizer starts afresh, and a line on stderr says so.
+    """
+    with checkpoint.as_directory() as folder:
+        saved = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+        same = saved.pop("world") == place.world
+        engine.deepspeed.load_checkpoint(folder, tag=ENGINE_TAG, load_module_only=not same)
+    state = TrainState(**saved)
+    if not same:
+        for _ in range(state.step):  # the schedule goes on where it was
+            engine.deepspeed.lr_scheduler.step()
+    if place.rank == 0:
+        fresh = "" if same else f" on {place.world} workers, with a fresh optimizer"
+        print(f"train: going on from step {state.step}{fresh}", file=sys.stderr, flush=True)
+    return state

@@ -1,0 +1,111 @@
+"""What each Ray Train worker runs: build the parts, go on from a checkpoint, train, report."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import time
+import warnings
+from typing import Any
+
+import ray.train
+
+from jointsampler import Teacher, Trajectories
+from jointsampler.corpus.manifest import split_corpus
+from jointsampler.decoding.sampling import Sampling
+from jointsampler.distill import TeacherStates
+from jointsampler.distill.trainer import Trainer
+from jointsampler.distill.validate import Place, Validator
+from jointsampler.errors import UserError
+from jointsampler.evaluation.cost import update_cost
+from workflows import teachers
+from workflows.train import checkpoint
+from workflows.train.engine import SamplerEngine
+from workflows.train.memory import check_kept, check_memory
+from workflows.train.plan import TrainPlan, new_sampler, training_rows
+
+COST_BATCH = 16  # rows of the canvas on which the sampler's cost is measured
+
+
+def train_loop(plan: TrainPlan) -> None:
+    logging.getLogger().setLevel(logging.WARNING)  # the reporter prints one line a report
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    context = ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size())
+    device = ray.train.torch.get_device()
+    teacher = teachers.load(plan.corpus.teacher, str(device))
+    rows, held_out = read_rows(plan, teacher, place)
+    sampler = new_sampler(plan.sampler, plan.settings, plan.seed, teacher)
+    twin = copy.deepcopy(sampler).eval()  # outside the engine, for validations and checkpoints
+    engine = SamplerEngine(sampler, plan.settings, device)
+    saved = ray.train.get_checkpoint()
+    state = None if saved is None else checkpoint.resume(engine, saved, place)
+    states = teacher_states(plan, twin.reading(teacher), rows)
+    keep_states(states, plan, engine, place, context.get_local_world_size())
+    decoding = plan.corpus.settings
+    cost = update_cost(teacher, twin, COST_BATCH, rows.length, decoding.order).ratio
+    # A greedy corpus has one token per state, to which no KL is finite: it is validated at T = 1.
+    temperature = decoding.temperature or 1.0
+    held_out = held_out.select(range(min(plan.settings.validate_rows, len(held_out))))
+    validator = Validator(
+        teacher, held_out, plan.settings.validate_k, temperature, decoding.order, place
+    )
+    trainer = Trainer(states, engine, twin, validator, plan.settings, plan.seed, state)
+
+    def emit(metrics: dict[str, Any], due: bool) -> None:
+        if any(name.startswith("captured") for name in metrics):
+            metrics["cost_ratio"] = cost
+        if due:
+            checkpoint.save(trainer, engine, metrics)
+        else:
+            ray.train.report(metrics)
+
+    trainer.run(emit)
+    if place.rank == 0 and trainer.state.step < plan.settings.steps:
+        say(
+            f"no better than step {trainer.state.best_step} for {trainer.state.waited} validations, "
+            f"stopped at step {trainer.state.step}"
+        )
+
+
+def say(text: str) -> None:
+    print(f"train: {text}", file=sys.stderr, flush=True)
+
+
+def read_rows(plan: TrainPlan, teacher: Teacher, place: Place) -> tuple[Trajectories, Trajectories]:
+    """(training, held-out) rows; UserError where they are another teacher's or too few."""
+    rows, held_out = split_corpus(plan.corpus.folder, verify=False)  # the corpus stage verified it
+    rows.check_teacher(teacher)
+    rows = rows.select(training_rows(plan.settings, len(rows)))
+    if len(rows) < place.world:
+        raise UserError(
+            f"{len(rows)} training rows cannot be shared by {place.world} workers: set train.workers."
+        )
+    return rows, held_out
+
+
+def teacher_states(plan: TrainPlan, teacher: Teacher, rows: Trajectories) -> TeacherStates:
+    decoding = plan.corpus.settings
+    sampling = Sampling(decoding.temperature, decoding.top_p)
+    return TeacherStates(teacher, rows, plan.settings.cache_gib, sampling)
+
+
+def keep_states(
+    states: TeacherStates, plan: TrainPlan, engine: SamplerEngine, place: Place, workers_here: int
+) -> None:
+    """Compute and keep the teacher's states of this worker's rows, as far as train.cache_gib goes."""
+    settings = plan.settings
+    if not settings.cache_gib:
+        return
+    own = range(place.rank, len(states.trajectories), place.world)
+    check_memory(states, own, settings, workers_here)
+    check_kept(states, own, settings)
+    begin = time.monotonic()
+    with engine.precision():
+        states.fill(own)
+    if place.rank == 0:
+        say(
+            f"kept the teacher's states of {len(states.kept)} rows a worker "
+            f"({states.bytes / 2**20:.0f} MiB) in {time.monotonic() - begin:.0f} s"
+        )

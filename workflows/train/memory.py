@@ -1,0 +1,56 @@
+"""Whether the teacher states that a training keeps fit into the node's memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from jointsampler.config import TrainConfig
+from jointsampler.distill import TeacherStates
+from jointsampler.errors import UserError
+
+_CGROUP = Path("/sys/fs/cgroup")
+CGROUPS = (  # (limit, used) of the container's memory, cgroup versions 2 and 1
+    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
+)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still use: the node's, or its container's where that is less."""
+    free = psutil.virtual_memory().available
+    for limit, used in CGROUPS:
+        try:
+            free = min(free, int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):  # another cgroup version, or no limit
+            continue
+    return free
+
+
+def check_memory(
+    states: TeacherStates, rows: range, settings: TrainConfig, workers_here: int
+) -> None:
+    """UserError where the states that ``workers_here`` workers keep would fill the node's memory.
+
+    Other trials of a sweep on the same node are not counted.
+    """
+    wanted = min(states.budget, sum(map(states.row_bytes, rows))) * workers_here
+    free = free_memory()
+    if wanted > 0.9 * free:
+        raise UserError(
+            f"train.cache_gib={settings.cache_gib:g} would keep {wanted / 2**30:.1f} GiB of teacher states "
+            f"on a node that has {free / 2**30:.1f} GiB left, for {workers_here} workers: lower it (the "
+            "teacher computes rows that are not kept again) or train on fewer rows (train.rows)."
+        )
+
+
+def check_kept(states: TeacherStates, rows: range, settings: TrainConfig) -> None:
+    """UserError where states are drawn by weight, which needs all rows kept, and the budget is too small."""
+    wanted = sum(map(states.row_bytes, rows))
+    if settings.certain < 1 and wanted > states.budget:
+        raise UserError(
+            f"train.certain={settings.certain:g} needs the teacher's states of all rows, "
+            f"{wanted / 2**30:.1f} GiB of a worker's {len(rows)}, and train.cache_gib is "
+            f"{settings.cache_gib:g}: raise it, train on fewer rows (train.rows) or set train.certain=1."
+        )

@@ -1,0 +1,160 @@
+"""The plan of a training: which sampler, on which rows, with which settings. Starts nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from jointsampler import JointSampler, Teacher
+from jointsampler.config import Config, SamplerConfig, TrainConfig
+from jointsampler.errors import UserError
+from jointsampler.sampler import sampler_folder
+from jointsampler.storage import sha256
+from workflows import corpus, teachers
+from workflows.stage import digest
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    out: Path
+    folder: Path  # where the sampler goes
+    corpus: corpus.CorpusPlan
+    sampler: SamplerConfig
+    settings: TrainConfig
+    seed: int
+    trial: str = ""  # tells trials of a sweep apart that drew the same values
+
+    stage = "train"
+
+    @property
+    def key(self) -> str:
+        # Without the workers: a run that was cut off may go on with another number of them.
+        settings = self.settings.model_dump(
+            exclude={"report_every", "max_failures", "workers", "min_workers"}
+        )
+        start = self.settings.warm_start
+        weights = start and sha256((sampler_folder(start) / "model.safetensors").read_bytes())
+        return digest(self.corpus.key, self.sampler.model_dump(), settings, self.seed, weights)
+
+    def intact(self) -> bool:
+        return all((self.folder / name).is_file() for name in ("config.json", "model.safetensors"))
+
+
+def plan(config: Config, out: Path) -> TrainPlan:
+    return plan_on(corpus.plan(config, out), config, out / "sampler")
+
+
+def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> TrainPlan:
+    """The training of ``config`` on a corpus that is planned already; the sampler goes to ``folder``.
+
+    Raises UserError where settings contradict each other or do not fit the teacher.
+    """
+    settings, seed = config.train, config.run.seed + config.train.seed
+    teacher = teachers.describe(config.teacher)
+    new_sampler(config.sampler, settings, seed, teacher)
+    training_rows(settings, corpus_plan.settings.rows)
+    check_start(settings, teacher)
+    check_elastic(settings)
+    check_rounds(settings, config.corpus.max_new_tokens)
+    if settings.zero_stage == 3 and settings.optimizer == "muon":
+        raise UserError(
+            "train.optimizer=muon needs whole matrices, which train.zero_stage=3 divides among the "
+            "workers: set train.zero_stage to 2 or less, or train.optimizer=adamw."
+        )
+    return TrainPlan(corpus_plan.out, folder, corpus_plan, config.sampler, settings, seed)
+
+
+def training_rows(settings: TrainConfig, rows: int) -> range:
+    """The training rows to use, of the corpus's ``rows``; UserError where it has no such rows."""
+    last = settings.first_row + settings.rows if settings.rows else rows
+    if settings.first_row >= last or last > rows:
+        named = {"train.first_row": settings.first_row, "train.rows": settings.rows}
+        asked = " with ".join(f"{key}={value}" for key, value in named.items() if value)
+        raise UserError(f"{asked} exceeds the corpus's training rows, corpus.rows={rows}.")
+    return range(settings.first_row, last)
+
+
+def check_start(settings: TrainConfig, teacher: Teacher) -> None:
+    """UserError where no sampler would come out, or the draws of states need what is not kept."""
+    if not settings.steps:
+        if settings.warm_start is None:
+            raise UserError(
+                "train.steps=0 trains nothing: name the sampler to take as it is in train.warm_start."
+            )
+        JointSampler.from_pretrained(settings.warm_start).check_fingerprint(teacher)
+    if settings.certain < 1 and not settings.cache_gib:
+        raise UserError(
+            f"train.certain={settings.certain:g} weighs states by the teacher's probability of the next "
+            "token: it needs the kept states of train.cache_gib."
+        )
+
+
+def check_elastic(settings: TrainConfig) -> None:
+    """UserError where a number of workers that train.min_workers allows cannot share the batch equally."""
+    fewest, most = settings.min_workers, settings.workers
+    if not fewest:
+        return
+    if most < fewest:
+        raise UserError(
+            f"train.min_workers={fewest} needs train.workers, the largest number of workers: at least as "
+            f"many, not {most}."
+        )
+    whole = settings.accumulate * math.lcm(*range(fewest, most + 1))
+    if settings.batch_size % whole:
+        raise UserError(
+            f"train.batch_size={settings.batch_size} must divide among any number of workers from "
+            f"train.min_workers={fewest} to train.workers={most}: take a multiple of {whole}."
+        )
+
+
+def check_rounds(settings: TrainConfig, length: int) -> None:
+    """UserError where a round would be longer than the response."""
+    for key, longest in (
+        ("train.validate_k", max(settings.validate_k)),
+        ("train.k_max", settings.k_max),
+    ):
+        if longest > length:
+            raise UserError(
+                f"{key}={longest} exceeds corpus.max_new_tokens={length}: no round can be longer than "
+                "the response."
+            )
+
+
+def new_sampler(
+    shape: SamplerConfig, settings: TrainConfig, seed: int, teacher: Teacher
+) -> JointSampler:
+    """Untrained, or with the weights of ``train.warm_start``; UserError where it does not fit the teacher."""
+    sampler = JointSampler.for_teacher(
+        teacher,
+        shape.width,
+        features=shape.features,
+        neighbors=shape.neighbors,
+        k_max=settings.k_max,
+        seed=seed,
+    )
+    if settings.warm_start is not None:
+        weights = warm_start(settings.warm_start, sampler)
+        if teacher.device.type != "meta":
+            sampler.load_state_dict(weights, strict=False)
+    return sampler.train()
+
+
+def warm_start(folder: str, sampler: JointSampler) -> dict[str, Tensor]:
+    """The weights in ``folder``; UserError unless they fit ``sampler``.
+
+    A sampler without neighbors fits one with them, whose term for them starts at zero.
+    """
+    other = JointSampler.from_pretrained(folder)
+    wanted = {name: value.shape for name, value in sampler.state_dict().items()}
+    if not other.config.neighbors:
+        wanted.pop("beside.weight", None)
+    if {name: value.shape for name, value in other.state_dict().items()} != wanted:
+        raise UserError(
+            f"train.warm_start={folder!r} holds a sampler of another shape (width {other.config.width}, "
+            f"{len(other.config.read_layers)} features, {other.config.neighbors} neighbors): set "
+            "sampler.width, features and neighbors to the same."
+        )
+    return other.state_dict()
