@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jointsampler import JointSampler, UserError, generate, load_teacher
+from jointsampler import JointSampler, Refresh, UserError, generate, load_teacher
 from jointsampler.decoding.cache import BlockCausalView, PrefixView
 from jointsampler.decoding.canvas import Canvas
 from tests.support import checkpoints
-from tests.support.analytic import OracleSampler, skewed_teacher
+from tests.support.analytic import OracleUpdate, skewed_teacher
 
 PROMPTS = ["def main(", "x", "import os\n\nfor"]
 
@@ -32,10 +32,11 @@ def sampler(teacher):
     return sampler.eval()
 
 
-@pytest.mark.parametrize("method", ["sequential", "joint", "lossless", "joint_entropy_bound"])
+@pytest.mark.parametrize("method", ["sequential", "joint", "refresh", "lossless", "entropy_bound"])
 def test_blocks_are_finished_from_the_left(teacher, sampler, method):
+    update = Refresh(4) if method == "refresh" else sampler
     out = generate(
-        teacher, sampler, PROMPTS, method=method, k=3, max_new_tokens=12, block_length=4, seed=2
+        teacher, update, PROMPTS, method=method, k=3, max_new_tokens=12, block_length=4, seed=2
     )
     for row in out.order.tolist():
         assert sorted(row) == list(range(12))
@@ -117,15 +118,15 @@ def test_with_a_cache_a_row_still_does_not_depend_on_its_batch(teacher, sampler,
         assert torch.equal(alone.responses[0], together.responses[row])
 
 
-def test_a_row_that_ends_costs_no_more_and_says_the_same():
-    """Symbol 2 as eos: texts up to it are equal, passes behind it are saved."""
+def test_a_row_that_ends_early_has_the_same_text_and_saves_the_passes_behind_its_end():
+    """Symbol 2 is the end token."""
     teacher = skewed_teacher(length=6)
     teacher.end_ids, teacher.eos_id = (2,), 2
     settings = dict(
         method="joint", k=2, num_samples=64, max_new_tokens=6, seed=1, order="left_to_right"
     )
-    full = generate(teacher, OracleSampler(teacher), **settings)
-    early = generate(teacher, OracleSampler(teacher), stop_at_end=True, **settings)
+    full = generate(teacher, OracleUpdate(teacher), **settings)
+    early = generate(teacher, OracleUpdate(teacher), stop_at_end=True, **settings)
     assert torch.equal(full.effective_tokens, early.effective_tokens)
     for a, b, n in zip(
         full.responses, early.responses, full.effective_tokens.tolist(), strict=True
