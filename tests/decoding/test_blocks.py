@@ -79,9 +79,7 @@ def test_the_block_causal_cache_is_exact(teacher):
     for begin in (0, 4, 8):
         first, last = canvas.start + begin, canvas.start + begin + 4
         view = BlockCausalView(teacher, canvas, first, last, view)
-        for _ in range(
-            2
-        ):  # two passes over one block: the second must not see the first's leftovers
+        for _ in range(2):  # the second pass over a block must not see what the first left
             got = view.hidden(canvas.ids, real)
             want = block_causal_hidden(
                 teacher, canvas.ids[:, :last], real[:, :last], canvas.start, 4
@@ -166,13 +164,15 @@ def test_bad_block_settings_are_refused(tiny, trained_like, settings, said):
         generate(tiny, trained_like, **({"method": "joint", "max_new_tokens": 8} | settings))
 
 
+@pytest.mark.parametrize("cache", ["prefix", "block_causal"])
+def test_refresh_and_a_cache_exclude_each_other_in_one_sentence(tiny, cache):
+    with pytest.raises(UserError, match="'refresh' keeps the keys and values of the whole") as caught:
+        generate(tiny, method="refresh", k=2, max_new_tokens=8, block_length=4, cache=cache)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_teacher_without_past_keys_is_refused_a_cache():
     with pytest.raises(UserError, match="takes no past keys"):
         generate(
-            skewed_teacher(),
-            method="sequential",
-            max_new_tokens=4,
-            k=1,
-            block_length=2,
-            cache="prefix",
+            skewed_teacher(), method="sequential", max_new_tokens=4, block_length=2, cache="prefix"
         )
