@@ -27,15 +27,23 @@ def trained_like(tiny):
 
 
 @pytest.fixture(scope="session")
+def shipped(tiny):
+    """The trained sampler that comes with the embedded teacher."""
+    return JointSampler.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="session")
 def samples(tiny):
     """Twelve sequential samples of the embedded teacher."""
-    return generate(tiny, method="sequential", k=1, num_samples=12, max_new_tokens=16, seed=5)
+    return generate(tiny, method="sequential", num_samples=12, max_new_tokens=16, seed=5)
 
 
 @pytest.fixture(scope="session")
 def judge_folder(tiny, tmp_path_factory):
-    """A tiny random causal LM with the embedded teacher's tokenizer: its numbers mean nothing,
-    the path through the code is the real one."""
+    """A tiny random causal LM with the embedded teacher's tokenizer.
+
+    Its numbers mean nothing; the path through the code is the real one.
+    """
     folder = tmp_path_factory.mktemp("judge")
     torch.manual_seed(0)
     config = LlamaConfig(

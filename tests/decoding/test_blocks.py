@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jointsampler import JointSampler, UserError, generate, load_teacher
+from jointsampler import JointSampler, Refresh, UserError, generate, load_teacher
 from jointsampler.decoding.cache import BlockCausalView, PrefixView
 from jointsampler.decoding.canvas import Canvas
 from tests.support import checkpoints
-from tests.support.analytic import OracleSampler, skewed_teacher
+from tests.support.analytic import OracleUpdate, skewed_teacher
 
 PROMPTS = ["def main(", "x", "import os\n\nfor"]
 
@@ -32,10 +32,11 @@ def sampler(teacher):
     return sampler.eval()
 
 
-@pytest.mark.parametrize("method", ["sequential", "joint", "lossless", "joint_entropy_bound"])
+@pytest.mark.parametrize("method", ["sequential", "joint", "refresh", "lossless", "entropy_bound"])
 def test_blocks_are_finished_from_the_left(teacher, sampler, method):
+    update = Refresh(4) if method == "refresh" else sampler
     out = generate(
-        teacher, sampler, PROMPTS, method=method, k=3, max_new_tokens=12, block_length=4, seed=2
+        teacher, update, PROMPTS, method=method, k=3, max_new_tokens=12, block_length=4, seed=2
     )
     for row in out.order.tolist():
         assert sorted(row) == list(range(12))
@@ -78,9 +79,7 @@ def test_the_block_causal_cache_is_exact(teacher):
     for begin in (0, 4, 8):
         first, last = canvas.start + begin, canvas.start + begin + 4
         view = BlockCausalView(teacher, canvas, first, last, view)
-        for _ in range(
-            2
-        ):  # two passes over one block: the second must not see the first's leftovers
+        for _ in range(2):  # the second pass over a block must not see what the first left
             got = view.hidden(canvas.ids, real)
             want = block_causal_hidden(
                 teacher, canvas.ids[:, :last], real[:, :last], canvas.start, 4
@@ -117,15 +116,15 @@ def test_with_a_cache_a_row_still_does_not_depend_on_its_batch(teacher, sampler,
         assert torch.equal(alone.responses[0], together.responses[row])
 
 
-def test_a_row_that_ends_costs_no_more_and_says_the_same():
-    """Symbol 2 as eos: texts up to it are equal, passes behind it are saved."""
+def test_a_row_that_ends_early_has_the_same_text_and_saves_the_passes_behind_its_end():
+    """Symbol 2 is the end token."""
     teacher = skewed_teacher(length=6)
     teacher.end_ids, teacher.eos_id = (2,), 2
     settings = dict(
         method="joint", k=2, num_samples=64, max_new_tokens=6, seed=1, order="left_to_right"
     )
-    full = generate(teacher, OracleSampler(teacher), **settings)
-    early = generate(teacher, OracleSampler(teacher), stop_at_end=True, **settings)
+    full = generate(teacher, OracleUpdate(teacher), **settings)
+    early = generate(teacher, OracleUpdate(teacher), stop_at_end=True, **settings)
     assert torch.equal(full.effective_tokens, early.effective_tokens)
     for a, b, n in zip(
         full.responses, early.responses, full.effective_tokens.tolist(), strict=True
@@ -165,13 +164,15 @@ def test_bad_block_settings_are_refused(tiny, trained_like, settings, said):
         generate(tiny, trained_like, **({"method": "joint", "max_new_tokens": 8} | settings))
 
 
+@pytest.mark.parametrize("cache", ["prefix", "block_causal"])
+def test_refresh_and_a_cache_exclude_each_other_in_one_sentence(tiny, cache):
+    with pytest.raises(UserError, match="'refresh' keeps the keys and values of the whole") as caught:
+        generate(tiny, method="refresh", k=2, max_new_tokens=8, block_length=4, cache=cache)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_teacher_without_past_keys_is_refused_a_cache():
     with pytest.raises(UserError, match="takes no past keys"):
         generate(
-            skewed_teacher(),
-            method="sequential",
-            max_new_tokens=4,
-            k=1,
-            block_length=2,
-            cache="prefix",
+            skewed_teacher(), method="sequential", max_new_tokens=4, block_length=2, cache="prefix"
         )

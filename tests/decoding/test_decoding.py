@@ -8,11 +8,11 @@ import torch
 
 from jointsampler import JointSampler, UserError, generate
 from jointsampler.decoding.sampling import Sampling, draw, probabilities
-from tests.support.analytic import OracleSampler, shuffle_teacher, skewed_teacher
-from tests.support.laws import counts, p_value
+from tests.support.analytic import OracleUpdate, shuffle_teacher, skewed_teacher
+from tests.support.distributions import p_value, words
 
 
-def test_k1_joint_marginal_and_sequential_agree_token_for_token(tiny, trained_like):
+def test_with_k_1_joint_marginal_and_sequential_agree_token_for_token(tiny, trained_like):
     runs = [
         generate(tiny, trained_like, method=m, k=1, num_samples=6, max_new_tokens=12, seed=2)
         for m in ("sequential", "marginal", "joint")
@@ -60,7 +60,7 @@ def test_a_padded_row_equals_the_row_alone(tiny, trained_like, method):
         assert torch.equal(together.order[row], alone.order[0])
 
 
-def test_padding_changes_neither_teacher_nor_sampler(tiny, trained_like):
+def test_padding_changes_the_states_of_neither_teacher_nor_sampler(tiny, trained_like):
     body = tiny.tokenizer.encode("import os\n", add_special_tokens=False)
     short = torch.tensor([[tiny.bos_id, *body, tiny.mask_id, tiny.mask_id]])
     padded = torch.cat([torch.full((1, 5), tiny.pad_id), short], dim=1)
@@ -89,10 +89,10 @@ def test_forbidden_ids_are_never_sampled_by_any_method(tiny, trained_like):
 
 def test_the_account_is_exact(tiny, trained_like):
     out = generate(tiny, trained_like, method="joint", k=4, num_samples=3, max_new_tokens=10)
-    # Blocks of 4, 4 and 2: three teacher passes, 3 + 3 + 1 sampler passes.
-    assert out.teacher_passes.tolist() == [3, 3, 3]
-    assert out.sampler_passes.tolist() == [7, 7, 7]
-    assert out.block[0].tolist() == [0] * 4 + [1] * 4 + [2] * 2
+    # Rounds of 4, 4 and 2: three full passes, 3 + 3 + 1 updates.
+    assert out.teacher_passes.tolist() == out.teacher_rows.tolist() == [3, 3, 3]
+    assert out.update_passes.tolist() == [7, 7, 7]
+    assert out.round[0].tolist() == [0] * 4 + [1] * 4 + [2] * 2
     assert all(sorted(order) == list(range(10)) for order in out.order.tolist())
 
 
@@ -106,35 +106,35 @@ def test_effective_tokens_stop_at_the_first_eos(tiny):
 
 
 @pytest.mark.parametrize("order", ["entropy", "random", "left_to_right"])
-def test_sequential_samples_follow_the_joint_law_and_marginal_ones_do_not(order):
-    teacher, n = skewed_teacher(), 6000
-    kwargs = dict(num_samples=n, max_new_tokens=4, batch_size=2000, order=order, seed=3)
-    sequential = counts(generate(teacher, method="sequential", k=1, **kwargs))
-    marginal = counts(generate(teacher, method="marginal", k=4, **kwargs))
-    assert p_value(sequential, teacher.law, n) > 0.01
-    assert p_value(marginal, teacher.law, n) < 1e-6
+def test_sequential_samples_follow_the_joint_and_marginal_ones_do_not(order):
+    teacher = skewed_teacher()
+    kwargs = dict(num_samples=6000, max_new_tokens=4, batch_size=2000, order=order, seed=3)
+    sequential = generate(teacher, method="sequential", **kwargs)
+    marginal = generate(teacher, method="marginal", k=4, **kwargs)
+    assert p_value(words(sequential), teacher.joint) > 0.01
+    assert p_value(words(marginal), teacher.joint) < 1e-6
 
 
 @pytest.mark.parametrize("k", [2, 4])
-def test_joint_sampling_with_a_perfect_sampler_follows_the_joint_law(k):
-    teacher, n = skewed_teacher(1), 6000
+def test_an_update_without_error_samples_from_the_joint(k):
+    teacher = skewed_teacher(1)
     out = generate(
         teacher,
-        OracleSampler(teacher),
+        OracleUpdate(teacher),
         method="joint",
         k=k,
-        num_samples=n,
+        num_samples=6000,
         max_new_tokens=4,
         batch_size=2000,
     )
-    assert p_value(counts(out), teacher.law, n) > 0.01
+    assert p_value(words(out), teacher.joint) > 0.01
     assert out.teacher_passes.unique().tolist() == [4 // k]
 
 
-def test_a_perfect_sampler_never_repeats_an_item_of_a_shuffle_and_marginals_do():
+def test_an_update_without_error_never_repeats_an_item_of_a_shuffle_and_marginals_do():
     teacher = shuffle_teacher(5)
     kwargs = dict(num_samples=400, max_new_tokens=5, batch_size=400, k=5)
-    joint = generate(teacher, OracleSampler(teacher), method="joint", **kwargs).responses
+    joint = generate(teacher, OracleUpdate(teacher), method="joint", **kwargs).responses
     marginal = generate(teacher, method="marginal", **kwargs).responses
     assert all(len(set(row)) == 5 for row in joint.tolist())
     valid = np.mean([len(set(row)) == 5 for row in marginal.tolist()])
@@ -172,9 +172,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass():
 
 
 def test_a_draw_inverts_the_cdf_and_skips_what_has_no_mass():
-    law = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]])
+    probs = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]])
     uniform = torch.tensor([[1e-12], [0.2499], [0.2501], [1 - 1e-12]], dtype=torch.float64)[:, 0]
-    assert draw(law.expand(4, 5), uniform).tolist() == [1, 1, 3, 3]
+    assert draw(probs.expand(4, 5), uniform).tolist() == [1, 1, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_draw_inverts_the_cdf_and_skips_what_has_no_mass():
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0}, "top_p"),
-        ({"method": "joint"}, "needs a sampler"),
+        ({"method": "joint"}, "needs an update"),
         ({"prompts": ["x = 1\n" * 200]}, "exceeds the context"),
         ({"prompts": "one string"}, "list of strings"),
         ({"num_samples": 2, "row_ids": [1]}, "1 row_ids for 2 samples"),
@@ -199,21 +199,6 @@ def test_bad_values_are_refused_with_one_sentence(tiny, kwargs, message):
     with pytest.raises(UserError, match=message) as caught:
         generate(tiny, None, **call)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("method", ["marginal", "joint", "lossless"])
-def test_every_row_may_have_its_own_k(tiny, trained_like, method):
-    settings = dict(method=method, max_new_tokens=12, seed=9)
-    ks = [1, 4, 2, 6]
-    together = generate(tiny, trained_like, num_samples=4, k=ks, batch_size=3, **settings)
-    for row, k in enumerate(ks):
-        alone = generate(tiny, trained_like, k=k, row_ids=[row], **settings)
-        assert torch.equal(alone.responses[0], together.responses[row])
-        assert alone.teacher_passes[0] == together.teacher_passes[row]
-    with pytest.raises(UserError, match="2 values of k for 4 samples"):
-        generate(tiny, trained_like, num_samples=4, k=[1, 2], **settings)
-    with pytest.raises(UserError, match="k must lie between"):
-        generate(tiny, trained_like, num_samples=2, k=[1, 0], **settings)
 
 
 def test_k_is_checked_for_the_methods_that_have_one(tiny):

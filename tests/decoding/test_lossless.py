@@ -1,100 +1,139 @@
-"""Lossless decoding has the law of sequential decoding, whatever the sampler."""
+"""Lossless decoding samples words *and orders* as sequential decoding does, whatever drafts it.
+
+The teachers' conditionals here agree on no joint, as a trained network's, so a wrong
+order shows in the words at temperature 1 as well.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from jointsampler import generate
+from jointsampler import Refresh, generate
 from jointsampler.decoding.verify import FULL, ORDER, REJECTION
-from tests.support.analytic import OracleSampler, skewed_teacher
-from tests.support.laws import counts, p_value, sequential_law
+from tests.support.analytic import OracleUpdate, inconsistent_teacher, skewed_teacher
+from tests.support.distributions import (
+    of_words,
+    p_value,
+    sequential_distribution,
+    words,
+    words_with_orders,
+)
+
+# Often right, often wrong, wrong positions too; a refresh of two columns leaves the others stale.
+DRAFTS = {
+    "noisy": lambda teacher: OracleUpdate(teacher, noise=1.0),
+    "refresh": lambda teacher: Refresh(columns=2, near=0),
+    "none": lambda teacher: None,
+}
+COUNT = dict(num_samples=8000, max_new_tokens=4, batch_size=4000, seed=6)
 
 
-class NoisySampler(OracleSampler):
-    """An oracle whose hidden states are perturbed: often right, often wrong, wrong orders too."""
-
-    def __call__(self, embedding, hidden, mask=None, window=None):
-        ids = embedding.argmax(-1)
-        exact = super().__call__(embedding, hidden, mask)
-        generator = torch.Generator().manual_seed(7)
-        noise = torch.randn(ids.shape[1], exact.shape[-1], generator=generator)
-        return exact + 1.0 * noise
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9)])
+def test_sequential_samples_follow_the_enumerated_distribution_of_words_and_orders(
+    temperature, top_p
+):
+    teacher = inconsistent_teacher(4)
+    exact = sequential_distribution(teacher, temperature, top_p)
+    assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
+    settings = dict(temperature=temperature, top_p=top_p, **COUNT)
+    sequential = generate(teacher, method="sequential", **settings)
+    assert p_value(words_with_orders(sequential), exact) > 0.01
+    marginal = generate(teacher, method="marginal", k=4, **settings)
+    assert p_value(words(marginal), of_words(exact)) < 1e-6
+    # Another order gives other words: these conditionals are of no joint.
+    left = generate(teacher, method="sequential", order="left_to_right", **settings)
+    assert p_value(words(left), of_words(exact)) < 1e-6
 
 
 @pytest.mark.parametrize("k", [2, 4])
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9)])
-def test_lossless_and_sequential_samples_follow_one_law(k, temperature, top_p):
-    teacher, n = skewed_teacher(4), 8000
-    kwargs = {
-        "num_samples": n, "max_new_tokens": 4, "batch_size": 2000, "seed": 6,
-        "temperature": temperature, "top_p": top_p,
-    }  # fmt: skip
-    # The exact law of sequential decoding, enumerated by walking its tree.
-    law = sequential_law(teacher, temperature, top_p)
-    sequential = generate(teacher, method="sequential", k=1, **kwargs)
-    out = generate(teacher, NoisySampler(teacher), method="lossless", k=k, **kwargs)
-    marginal = generate(teacher, method="marginal", k=k, **kwargs)
-    assert p_value(counts(sequential), law, n) > 0.01
-    assert p_value(counts(out), law, n) > 0.01
-    assert p_value(counts(marginal), law, n) < 1e-6
-    ends = out.block_ends.sum(0)
-    assert ends[REJECTION] > n / 20 and ends[FULL] > n / 20  # every branch was taken
-    assert k == 2 or ends[ORDER] > n / 20
-
-
-def test_keeping_the_samplers_order_follows_a_consistent_joint_law_too():
-    teacher, n = skewed_teacher(4), 8000
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_lossless_samples_words_and_orders_as_sequential_does(draft, k, temperature, top_p):
+    teacher = inconsistent_teacher(4)
     out = generate(
-        teacher, NoisySampler(teacher), method="lossless_tokens", k=4, num_samples=n,
-        max_new_tokens=4, batch_size=2000,
+        teacher, DRAFTS[draft](teacher), method="lossless", k=k,
+        temperature=temperature, top_p=top_p, **COUNT,
     )  # fmt: skip
-    assert p_value(counts(out), teacher.law, n) > 0.01
-    assert out.block_ends[:, ORDER].sum() == 0 and out.block_ends[:, REJECTION].sum() > n / 20
+    exact = sequential_distribution(teacher, temperature, top_p)
+    assert p_value(words_with_orders(out), exact) > 0.01
+    assert p_value(words(out), of_words(exact)) > 0.01
+    ends = out.round_ends.sum(0)  # every branch was taken
+    assert ends[FULL] > 400 and ends[REJECTION] > 400 and (k == 2 or ends[ORDER] > 400)
+
+
+def test_lossless_tokens_samples_from_a_consistent_joint_in_an_order_of_its_own():
+    teacher = skewed_teacher(4)
+    out = generate(teacher, DRAFTS["noisy"](teacher), method="lossless_tokens", k=4, **COUNT)
+    assert p_value(words(out), teacher.joint) > 0.01
+    assert p_value(words_with_orders(out), sequential_distribution(teacher)) < 1e-6
+    assert out.round_ends[:, ORDER].sum() == 0 and out.round_ends[:, REJECTION].sum() > 400
+
+
+@pytest.mark.parametrize(
+    ("teacher", "sampling"),
+    [
+        (skewed_teacher(4), dict(temperature=0.7)),
+        (skewed_teacher(4), dict(top_p=0.8)),
+        (inconsistent_teacher(4), dict()),
+    ],
+    ids=["tempered", "top-p", "inconsistent"],
+)
+def test_lossless_tokens_is_not_sequential_when_tempered_or_cut_or_inconsistent(teacher, sampling):
+    """Tempered conditionals of a joint are the conditionals of none, so another order gives other words."""
+    exact = of_words(sequential_distribution(teacher, **sampling))
+    settings = dict(k=4, **sampling, **COUNT)
+    tokens = generate(teacher, DRAFTS["noisy"](teacher), method="lossless_tokens", **settings)
+    strict = generate(teacher, DRAFTS["noisy"](teacher), method="lossless", **settings)
+    assert p_value(words(tokens), exact) < 1e-4
+    assert p_value(words(strict), exact) > 0.01
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_greedy_lossless_is_sequential_token_for_token(tiny, trained_like, k):
-    kwargs = {
-        "num_samples": 3,
-        "max_new_tokens": 14,
-        "temperature": 0.0,
-        "prompts": ["import ", "x = 1\ny"],
-    }
-    a = generate(tiny, method="sequential", k=1, **kwargs)
-    b = generate(tiny, trained_like, method="lossless", k=k, **kwargs)
+@pytest.mark.parametrize("draft", ["joint", "refresh"])
+def test_greedy_lossless_is_sequential_token_for_token(tiny, trained_like, draft, k):
+    kwargs = dict(
+        num_samples=3, max_new_tokens=14, temperature=0.0, prompts=["import ", "x = 1\ny"]
+    )
+    update = trained_like if draft == "joint" else Refresh(4)
+    a = generate(tiny, method="sequential", **kwargs)
+    b = generate(tiny, update, method="lossless", k=k, **kwargs)
     assert torch.equal(a.sequences, b.sequences)
     assert torch.equal(a.order, b.order)
 
 
-def test_a_perfect_draft_is_accepted_whole_and_costs_one_pass_per_block():
+def test_a_perfect_draft_is_accepted_whole_and_costs_one_verification_per_round():
     teacher = skewed_teacher(1)
     out = generate(
-        teacher,
-        OracleSampler(teacher),
-        method="lossless",
-        k=4,
-        num_samples=50,
-        max_new_tokens=4,
-        batch_size=50,
+        teacher, OracleUpdate(teacher), method="lossless", k=4, num_samples=50, max_new_tokens=4
     )
     # The opening pass and one verification, whose rows are the four prefixes.
     assert out.teacher_passes.unique().tolist() == [2]
     assert out.teacher_rows.unique().tolist() == [1 + 4]
-    assert out.block_ends.tolist() == [[1, 0, 0]] * 50
+    assert out.update_passes.unique().tolist() == [3]
+    assert out.round_ends.tolist() == [[1, 0, 0]] * 50
 
 
-def test_the_account_adds_up(tiny, trained_like):
-    out = generate(tiny, trained_like, method="lossless", k=4, num_samples=6, max_new_tokens=20)
-    blocks = out.block_ends.sum(1)
-    # One verification a block; a pass more at the start and after each rejection but a last one.
-    extra = out.teacher_passes - blocks
-    assert (extra >= 1).all() and (extra <= 1 + out.block_ends[:, REJECTION]).all()
+@pytest.mark.parametrize("draft", ["joint", "refresh", "none"])
+def test_the_account_adds_up(tiny, trained_like, draft):
+    update = {"joint": trained_like, "refresh": Refresh(4), "none": None}[draft]
+    out = generate(tiny, update, method="lossless", k=4, num_samples=6, max_new_tokens=20)
+    rounds = out.round_ends.sum(1)
+    # One verification per round; one pass more at the start and after each rejection but a last one.
+    extra = out.teacher_passes - rounds
+    assert (extra >= 1).all() and (extra <= 1 + out.round_ends[:, REJECTION]).all()
+    # A verification is up to four rows, and every drafted token is one.
+    assert (out.teacher_rows > out.teacher_passes).all()
+    assert (out.teacher_rows <= extra + 4 * rounds).all()
+    assert (out.teacher_rows >= extra + 20).all()
     assert all(sorted(order) == list(range(20)) for order in out.order.tolist())
     assert not (out.responses == tiny.mask_id).any()
 
 
-def test_a_row_gives_the_same_sample_whatever_the_batch(tiny, trained_like):
-    kwargs = {"method": "lossless", "k": 3, "num_samples": 8, "max_new_tokens": 12, "seed": 2}
-    a, b = (generate(tiny, trained_like, batch_size=size, **kwargs) for size in (8, 3))
-    assert torch.equal(a.sequences, b.sequences)
+@pytest.mark.parametrize("method", ["lossless", "lossless_tokens"])
+def test_a_row_gives_the_same_sample_whatever_the_batch(tiny, trained_like, method):
+    kwargs = dict(method=method, k=3, num_samples=8, max_new_tokens=12, seed=2)
+    for update in (trained_like, Refresh(4)):
+        a, b = (generate(tiny, update, batch_size=size, **kwargs) for size in (8, 3))
+        assert torch.equal(a.sequences, b.sequences)
+        assert torch.equal(a.teacher_rows, b.teacher_rows)
