@@ -170,7 +170,9 @@ def test_the_readme_is_short():
 
 
 def test_the_readme_has_one_results_table_of_at_most_six_rows():
-    (results,) = re.findall(r"<!-- results.*?<!-- end of results -->", README.read_text(), re.DOTALL)
+    (results,) = re.findall(
+        r"<!-- results.*?<!-- end of results -->", README.read_text(), re.DOTALL
+    )
     rows = [line for line in results.splitlines() if line.startswith("|")]
     assert len(rows) - 2 <= 6  # without the heading and its rule
 
