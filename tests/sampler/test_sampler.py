@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
+from jointsampler.window import Window
 from safetensors.torch import load_file, save_file
 
 from jointsampler import JointSampler, UserError, block_kl, generate
 from jointsampler.sampler.model import at_columns, beside
-from jointsampler.window import Window
 from tests.support.analytic import skewed_teacher
 
 
