@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/quickstart
 
-.PHONY: install quickstart test lint
+.PHONY: install quickstart test lint docs
 
 install: $(VENV)/.installed
 
@@ -22,3 +22,6 @@ test: install
 lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+docs: install
+	$(VENV)/bin/mkdocs build --strict

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunStatus
 from mlflow.tracking import MlflowClient
 
+import jointsampler
 from jointsampler import storage
 from jointsampler.errors import UserError
 
@@ -30,6 +32,12 @@ PAUSE_S = 20.0  # between attempts while MLflow is away
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's own tag; its UI nests runs by it
 TRIAL_TAG = "jointsampler.trial"
 REGISTERED_MODEL = "jointsampler"
+# The packages that a served model installs. The library itself travels with the model, so that
+# no package of its name is fetched from an index.
+SERVING = (
+    *("torch", "transformers", "accelerate", "safetensors", "pyarrow", "numpy", "pydantic"),
+    *("pyyaml", "mlflow"),
+)
 
 
 class Outbox:
@@ -210,13 +218,14 @@ def _model(
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"sampler": folder},
             model_config={"teacher": teacher},
-            pip_requirements=["jointsampler"],
+            code_paths=[str(Path(jointsampler.__file__).parent)],
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVING],
             registered_model_name=REGISTERED_MODEL,
         )
-    version = str(info.registered_model_version)
+    made = str(info.registered_model_version)
     for alias in aliases:
-        client.set_registered_model_alias(REGISTERED_MODEL, alias, version)
-    return version
+        client.set_registered_model_alias(REGISTERED_MODEL, alias, made)
+    return made
 
 
 def _status(box: Outbox, client: MlflowClient, status: str) -> None:

@@ -10,6 +10,7 @@ import warnings
 from typing import Any
 
 import ray.train
+import transformers
 
 from jointsampler import Teacher, Trajectories
 from jointsampler.corpus.manifest import split_corpus
@@ -29,8 +30,7 @@ COST_BATCH = 16  # rows of the canvas on which the sampler's cost is measured
 
 
 def train_loop(plan: TrainPlan) -> None:
-    logging.getLogger().setLevel(logging.WARNING)  # the reporter prints one line a report
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    quiet()
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size())
     device = ray.train.torch.get_device()
@@ -67,6 +67,13 @@ def train_loop(plan: TrainPlan) -> None:
             f"no better than step {trainer.state.best_step} for {trainer.state.waited} validations, "
             f"stopped at step {trainer.state.step}"
         )
+
+
+def quiet() -> None:
+    """Leave stderr to the one line per report that the reporter prints."""
+    logging.getLogger().setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    transformers.utils.logging.disable_progress_bar()
 
 
 def say(text: str) -> None:
