@@ -36,8 +36,10 @@ from ray._private.runtime_env.packaging import create_package
 from ray.scripts.scripts import start as ray_start
 from ray.scripts.symmetric_run import symmetric_run
 
-from jointsampler.config.schema import Config, known_keys
-from workflows import entry
+from jointsampler.config import Config, load_config
+from jointsampler.config.load import known_keys
+from jointsampler.errors import UserError
+from workflows import cli as run_cli
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -511,10 +513,10 @@ def test_the_ray_clusters_find_the_mlflow_server_and_are_let_in():
 
 
 def parsed(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Path]:
-    """What a workflow makes of its arguments, without making the out folder."""
+    """(the configuration, the out folder) that the pipeline reads from its arguments."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(entry, "out_folder", Path)
-    return entry.parse("", argv)
+    args = run_cli.parser().parse_intermixed_args(["pipeline", *argv])
+    return load_config(run_cli.config_file(args.config), args.overrides), Path(args.out)
 
 
 def workflow_commands() -> list[list[str]]:
@@ -535,7 +537,7 @@ def test_every_command_is_one_that_the_workflow_takes(monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["--configg x --out /o", "--out /o train.worker=4", ""])
 def test_a_command_that_the_workflow_does_not_take_is_found(wrong, monkeypatch, capsys):
-    with pytest.raises((SystemExit, entry.UserError)):
+    with pytest.raises((SystemExit, UserError)):
         parsed(shlex.split(wrong), monkeypatch)
 
 
@@ -584,7 +586,7 @@ def test_a_submitted_job_uploads_the_code_and_little_else(tmp_path):
     package = tmp_path / "upload.zip"
     create_package(str(ROOT), package, include_gitignore=True, excludes=[])
     names = zipfile.ZipFile(package).namelist()
-    for needed in ("workflows/pipeline.py", "workflows/cluster.py", "jointsampler/config.py"):
+    for needed in ("workflows/pipeline.py", "workflows/cluster.py", "jointsampler/config/schema.py"):
         assert needed in names
     left_out = re.compile(
         r"(\.git|\.venv|\.ci|cluster|tests|out)/|.*(__pycache__/|\.env$|mlflow\.db)"
