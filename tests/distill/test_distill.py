@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from jointsampler import JointSampler, Trajectories, block_kl, generate
 from jointsampler.corpus.trajectories import Paths
 from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
-from jointsampler.distill.step import depth_weights
-from jointsampler.distill.targets import loss_positions
+from jointsampler.distill.positions import depth_weights, draw_depth, loss_positions, state_keys
 from jointsampler.divergence import forward_kl
 from jointsampler.sampler.estimator import Foresight, KLEstimator, estimate_loss
-from tests.support.analytic import OracleSampler, shuffle_teacher
+from tests.support.analytic import OracleSampler, shuffle_teacher, skewed_teacher
 
 
 @pytest.fixture(scope="module")
 def rows(tiny):
-    out = generate(tiny, method="sequential", k=1, num_samples=6, max_new_tokens=12, seed=9)
+    out = generate(tiny, method="sequential", num_samples=6, max_new_tokens=12, seed=9)
     return Trajectories.from_generation(out, 9, tiny)
 
 
@@ -39,9 +40,9 @@ def test_forward_kl_has_finite_gradients_beside_forbidden_ids():
 
 def test_the_loss_is_zero_for_the_teacher_itself():
     teacher = shuffle_teacher(5)
-    out = generate(teacher, method="sequential", k=1, num_samples=8, max_new_tokens=5)
+    out = generate(teacher, method="sequential", num_samples=8, max_new_tokens=5)
     rows = Trajectories.from_generation(out, 0, teacher)
-    index, starts = draw_states(8, 5, 8, seed=0, step=0)
+    index, starts = draw_states(rows.reveals, 8, seed=0, step=0)
     states = TeacherStates(teacher, rows)
     _, metrics = distill_step(
         states, OracleSampler(teacher), index, starts, DistillSettings(k_max=4), 0
@@ -93,38 +94,122 @@ def test_the_loss_looks_at_the_next_reveals_and_random_others_with_weights_that_
 ):
     paths = Paths.of(rows, tiny)
     t = torch.tensor([0, 3, 6, 9, 10, 11])
-    where = loss_positions(paths, t, near=2, far=3, near_share=0.6, seed=0, keys=rows.row_ids)
+    settings = DistillSettings(near=2, far=3, near_share=0.6)
+    keys = state_keys(paths, rows.row_ids, t)
+    where = loss_positions(paths, t, settings, 0, keys)
     ahead = paths.rank.gather(1, where.positions) - t[:, None]
     assert (ahead[:, 0] == 0).all()  # the next reveal leads
     assert torch.allclose(where.weight.sum(1), torch.ones(6))
     assert (where.weight[ahead < 0] == 0).all()
     assert where.weight[0].tolist() == pytest.approx([0.3, 0.3, 0.4 / 3, 0.4 / 3, 0.4 / 3])
     assert where.weight[5].tolist() == pytest.approx([1, 0, 0, 0, 0])  # one masked position left
-    again = loss_positions(paths, t, near=2, far=3, near_share=0.6, seed=1, keys=rows.row_ids)
+    again = loss_positions(paths, t, settings, 1, keys)
     assert not torch.equal(again.positions, where.positions)
 
 
 def test_draws_of_a_step_are_pure_and_cover_rows_and_starts():
-    rows, starts = draw_states(10, 8, 4000, seed=3, step=5)
-    again = draw_states(10, 8, 4000, seed=3, step=5)
+    reveals = torch.full((10,), 8)
+    rows, starts = draw_states(reveals, 4000, seed=3, step=5)
+    again = draw_states(reveals, 4000, seed=3, step=5)
     assert torch.equal(rows, again[0]) and torch.equal(starts, again[1])
     assert sorted(rows.unique().tolist()) == list(range(10))
     assert sorted(starts.unique().tolist()) == list(range(7))
-    assert not torch.equal(rows, draw_states(10, 8, 4000, seed=3, step=6)[0])
+    for other in (dict(seed=3, step=6), dict(seed=4, step=5)):
+        assert not torch.equal(rows, draw_states(reveals, 4000, **other)[0])
+
+
+def test_draws_are_a_function_of_seed_step_and_rank_alone():
+    """A worker's draw depends on no other, and on no earlier step."""
+    reveals = torch.randint(2, 9, (11,), generator=torch.Generator().manual_seed(0))
+    asked = [(seed, step, rank) for seed in (0, 1) for step in (0, 7) for rank in range(3)]
+    drawn = {key: draw_states(reveals, 64, *key, world=3) for key in asked}
+    for key in reversed(asked):
+        rows, starts = draw_states(reveals, 64, *key, world=3)
+        assert torch.equal(rows, drawn[key][0]) and torch.equal(starts, drawn[key][1])
+    some = [tuple(torch.cat(pair).tolist()) for pair in drawn.values()]
+    assert len(set(some)) == len(asked)
 
 
 def test_workers_draw_among_their_own_rows_and_together_cover_all():
-    seen = [draw_states(11, 8, 500, 3, 5, rank, 3)[0].unique().tolist() for rank in range(3)]
+    reveals = torch.full((11,), 8)
+    seen = [draw_states(reveals, 500, 3, 5, rank, 3)[0].unique().tolist() for rank in range(3)]
     assert seen == [list(range(rank, 11, 3)) for rank in range(3)]
-    a, b = (draw_states(12, 8, 50, 3, 5, rank, 2) for rank in range(2))
+    a, b = (draw_states(torch.full((12,), 8), 50, 3, 5, rank, 2) for rank in range(2))
     assert not torch.equal(a[1], b[1])
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_no_state_behind_a_rows_end_is_drawn(weighed):
+    """A state has at least one reveal after the first of its round, before the row's end."""
+    reveals = torch.tensor([8, 2, 5, 3, 8])
+    weigh = (lambda rows: torch.ones(len(rows), 7)) if weighed else None
+    rows, starts = draw_states(reveals, 4000, seed=1, step=0, weigh=weigh)
+    for row, count in enumerate(reveals.tolist()):
+        assert sorted(starts[rows == row].unique().tolist()) == list(range(count - 1))
+
+
+def test_the_depth_of_a_step_is_pure_and_deeper_is_rarer():
+    assert {draw_depth(DistillSettings(k_max=5), 0, step) for step in range(50)} == {4}
+    settings = DistillSettings(k_max=5, deeper=0.5)
+    drawn = torch.tensor([draw_depth(settings, 3, step) for step in range(2000)])
+    assert torch.equal(drawn[7], torch.tensor(draw_depth(settings, 3, 7)))
+    share = drawn.bincount(minlength=5)[1:] / 2000
+    assert torch.allclose(share, torch.tensor([0.5, 0.25, 0.125, 0.125]), atol=0.05)
+
+
+@pytest.fixture(scope="module")
+def ended():
+    """Rows of six positions whose symbol 2 ends them, in entropy order, with all states of each."""
+    teacher = skewed_teacher(2, length=6)
+    teacher.end_ids, teacher.eos_id = (2,), 2
+    settings = dict(num_samples=40, max_new_tokens=6, stop_at_end=True)
+    out = generate(teacher, method="sequential", **settings)
+    rows = Trajectories.from_generation(out, 0, teacher)
+    assert (rows.reveals < 6).sum() > 10
+    return teacher, rows
+
+
+def test_no_loss_lies_at_a_position_that_the_row_never_reveals(ended):
+    teacher, rows = ended
+    paths = Paths.of(rows, teacher)
+    never = (paths.rank >= paths.reveals[:, None]).float()
+    settings = DistillSettings(near=2, far=6)
+    for t in range(5):
+        at = torch.full((40,), t)
+        where = loss_positions(paths, at, settings, 0, state_keys(paths, rows.row_ids, at))
+        assert (where.weight * never.gather(1, where.positions)).sum() == 0
+        goes_on = paths.reveals > t
+        assert torch.allclose(where.weight.sum(1), goes_on.float())
+
+
+@pytest.mark.parametrize("cache_gib", [0.0, 1.0])
+def test_what_stands_behind_the_end_changes_no_loss(ended, cache_gib):
+    teacher, rows = ended
+    tokens = rows.tokens.clone()
+    behind = torch.ones_like(tokens, dtype=torch.bool).scatter(
+        1, rows.order.clamp_min(0), torch.zeros_like(tokens, dtype=torch.bool)
+    )
+    tokens[behind] = (tokens[behind] + 1) % 3
+    assert behind.any()
+    other = dataclasses.replace(rows, tokens=tokens)
+    sampler = JointSampler.for_teacher(teacher, width=32, seed=0)
+    torch.nn.init.normal_(sampler.project.weight, generator=torch.Generator().manual_seed(0))
+    index, starts = draw_states(rows.reveals, 32, seed=0, step=0)
+    a, b = (
+        distill_step(
+            TeacherStates(teacher, part, cache_gib), sampler, index, starts, DistillSettings(), 0
+        )[1]
+        for part in (rows, other)
+    )
+    assert a["loss"] > 0 and a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_little_training_captures_dependency_that_was_never_seen():
     """On a shuffle, where the truth is known: held-out captured dependency rises from 0."""
     teacher = shuffle_teacher(4)
     out = generate(
-        teacher, method="sequential", k=1, num_samples=400, max_new_tokens=4, batch_size=400
+        teacher, method="sequential", num_samples=400, max_new_tokens=4, batch_size=400
     )
     every = Trajectories.from_generation(out, 0, teacher)
     train, held_out = every.select(range(300)), every.select(range(300, 400))
@@ -133,7 +218,7 @@ def test_a_little_training_captures_dependency_that_was_never_seen():
     optimizer = torch.optim.AdamW(sampler.parameters(), lr=3e-3)
     settings, states = DistillSettings(k_max=4, near=4, far=0), TeacherStates(teacher, train)
     for step in range(150):
-        index, starts = draw_states(300, 4, 32, seed=0, step=step)
+        index, starts = draw_states(train.reveals, 32, seed=0, step=step)
         loss, _ = distill_step(states, sampler, index, starts, settings, 0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(sampler.parameters(), 1.0)
@@ -161,7 +246,7 @@ def test_kept_states_give_the_online_loss_and_need_no_teacher_again(tiny, traine
 
 def test_kept_states_respect_left_padding(tiny, trained_like):
     prompts = ["x", "def main(argv):\n    return", "import os"]
-    out = generate(tiny, method="sequential", k=1, prompts=prompts, max_new_tokens=8, seed=1)
+    out = generate(tiny, method="sequential", prompts=prompts, max_new_tokens=8, seed=1)
     rows = Trajectories.from_generation(out, 1, tiny)
     settings, index, starts = DistillSettings(k_max=3), torch.arange(3), torch.tensor([0, 2, 5])
     losses = [

@@ -15,13 +15,14 @@ from jointsampler.distill import (
     draw_states,
     start_weights,
 )
+from jointsampler.sampler import at_columns
 from tests.support.analytic import OracleSampler, shuffle_teacher
 
 
 @pytest.fixture(scope="module")
 def rows(tiny):
     prompts = ["x", "def main(argv):\n    return", "import os", "for i in"]
-    out = generate(tiny, method="sequential", k=1, prompts=prompts, max_new_tokens=10, seed=2)
+    out = generate(tiny, method="sequential", prompts=prompts, max_new_tokens=10, seed=2)
     return Trajectories.from_generation(out, 2, tiny)
 
 
@@ -35,9 +36,9 @@ def test_certainty_is_the_chance_that_each_token_had_when_it_was_revealed(tiny, 
         for t in range(rows.length):
             hidden = tiny.hidden(paths.state(torch.tensor([t])))
             column = paths.start + int(one.order[0, t])
-            law = probabilities(tiny.logits(hidden[0, column]), sampling)
+            probs = probabilities(tiny.logits(hidden[0, column]), sampling)
             here = states.certainty(torch.tensor([row]))[0, t].item()
-            assert here == pytest.approx(law[paths.ids[0, column]].item(), rel=1e-4, abs=1e-6)
+            assert here == pytest.approx(probs[paths.ids[0, column]].item(), rel=1e-4, abs=1e-6)
 
 
 def test_the_time_of_fresh_tokens_is_the_teachers_and_in_the_whole(tiny, rows):
@@ -46,20 +47,20 @@ def test_the_time_of_fresh_tokens_is_the_teachers_and_in_the_whole(tiny, rows):
     assert 0 < states.teacher_seconds < states.seconds
 
 
-def test_starts_are_drawn_by_what_their_first_token_told():
+def test_starts_are_drawn_by_how_uncertain_their_first_token_was():
     class Known:
         def certainty(self, index):
             return torch.tensor([[1.0, 0.0, 1.0, 0.5, 0.3]]).expand(len(index), -1)
 
-    weigh = start_weights(Known(), 0.1)
-    _, starts = draw_states(10, 5, 20_000, seed=3, step=5, weigh=weigh)
+    weigh, five = start_weights(Known(), 0.1), torch.full((10,), 5)
+    _, starts = draw_states(five, 20_000, seed=3, step=5, weigh=weigh)
     weights = torch.tensor([0.1, 1.0, 0.1, 0.55])
     share = starts.bincount(minlength=4) / 20_000
     assert torch.allclose(share, weights / weights.sum(), atol=0.015)  # four standard errors
     # Without, or with weights that are all alike, each start has the same chance.
     assert start_weights(Known(), 1.0) is None
-    _, plain = draw_states(10, 5, 500, seed=3, step=5)
-    _, alike = draw_states(10, 5, 500, 3, 5, weigh=lambda rows: torch.ones(len(rows), 4))
+    _, plain = draw_states(five, 500, seed=3, step=5)
+    _, alike = draw_states(five, 500, 3, 5, weigh=lambda rows: torch.ones(len(rows), 4))
     assert torch.equal(plain, alike)
 
 
@@ -69,11 +70,11 @@ def test_no_fresh_state_leaves_the_targets_as_they_were(tiny, rows):
     plain = states.targets(index, starts, DistillSettings(), 2, seed=1)
     later = states.targets(index, starts, DistillSettings(), 2, seed=1, step=9)
     assert torch.equal(plain.paths.ids, later.paths.ids)
-    assert torch.equal(plain.depths[1].hidden, later.depths[1].hidden)
+    assert torch.equal(plain.depths[1].truth, later.depths[1].truth)
 
 
 @pytest.mark.parametrize("cache_gib", [0.0, 1.0])
-def test_a_fresh_state_has_new_tokens_in_the_block_and_the_teachers_answer_to_them(
+def test_a_fresh_state_has_new_tokens_in_the_round_and_the_teachers_states_for_them(
     tiny, rows, cache_gib
 ):
     index, starts = torch.arange(4), torch.tensor([0, 3, 5, 6])
@@ -89,29 +90,30 @@ def test_a_fresh_state_has_new_tokens_in_the_block_and_the_teachers_answer_to_th
     opening = tiny.hidden(recorded.state(starts), recorded.attention_mask)
     real = slice(None) if recorded.attention_mask is None else recorded.attention_mask
     assert torch.allclose(targets.opening[real].float(), opening[real], **close)
-    for d in (1, 2, 3):
+    for d, made in enumerate(targets.depths, start=1):
         truth = tiny.hidden(targets.paths.state(starts + d), targets.paths.attention_mask)
-        assert torch.allclose(targets.depths[d - 1].hidden[real], truth[real], rtol=1e-3, atol=1e-3)
+        truth = at_columns(truth, targets.paths.start + made.where.positions).flatten(0, 1)
+        assert torch.allclose(made.truth, truth, rtol=1e-3, atol=1e-3)
 
 
-def test_fresh_tokens_follow_the_teachers_law_and_the_corpuss_settings(tiny, rows):
-    """A thousand continuations of one state; chi-square against the law they were drawn from."""
+def test_fresh_tokens_follow_the_teachers_conditional_under_the_corpuss_settings(tiny, rows):
+    """A thousand continuations of one state; chi-square against the probabilities that they were drawn with."""
     paths = Paths.of(rows.select([2]), tiny)
     start = torch.tensor([0])
     column = paths.start + int(paths.order[0, 0])
     for sampling in (Sampling(), Sampling(0.7, 0.9)):
         states = TeacherStates(tiny, rows, cache_gib=1, sampling=sampling)
-        law = probabilities(tiny.logits(tiny.hidden(paths.state(start))[0, column]), sampling)
+        exact = probabilities(tiny.logits(tiny.hidden(paths.state(start))[0, column]), sampling)
         n = 1000
         opening = tiny.hidden(paths.state(start)).expand(n, -1, -1)
         many, at = paths.repeat(n), torch.tensor([[0] * n, [1] * n])
         ids, _ = states.continued(many, opening, at, torch.arange(n), seed=5, step=0)
-        counts = ids[:, column].bincount(minlength=len(law)).double()
-        assert not bool((counts > 0)[law == 0].any())
-        big = law * n >= 5
-        pooled = torch.stack([counts[~big].sum(), n * law[~big].sum().double()])
+        counts = ids[:, column].bincount(minlength=len(exact)).double()
+        assert not bool((counts > 0)[exact == 0].any())
+        big = exact * n >= 5
+        pooled = torch.stack([counts[~big].sum(), n * exact[~big].sum().double()])
         seen = torch.cat([counts[big], pooled[:1]])
-        expected = torch.cat([n * law[big].double(), pooled[1:]]).clamp_min(1e-9)
+        expected = torch.cat([n * exact[big].double(), pooled[1:]]).clamp_min(1e-9)
         freedom = len(seen) - 1
         chi = ((seen - expected) ** 2 / expected).sum().item()
         assert chi < freedom + 4 * (2 * freedom) ** 0.5 + 4  # four standard deviations
@@ -135,9 +137,9 @@ def test_fresh_tokens_depend_on_step_and_row_and_never_on_the_batch(tiny, rows):
 
 def test_a_fresh_step_has_no_loss_for_the_teacher_itself():
     teacher = shuffle_teacher(5)
-    out = generate(teacher, method="sequential", k=1, num_samples=8, max_new_tokens=5)
+    out = generate(teacher, method="sequential", num_samples=8, max_new_tokens=5)
     rows = Trajectories.from_generation(out, 0, teacher)
-    index, starts = draw_states(8, 5, 8, seed=0, step=0)
+    index, starts = draw_states(rows.reveals, 8, seed=0, step=0)
     for fresh in (0.5, 1.0):
         settings = DistillSettings(k_max=4, fresh=fresh)
         _, metrics = distill_step(

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from jointsampler.window import Window
 from safetensors.torch import load_file, save_file
 
 from jointsampler import JointSampler, UserError, block_kl, generate
-from jointsampler.sampler.model import at_columns, beside
+from jointsampler.sampler import at_columns, sampler_folder, spaced_layers
+from jointsampler.sampler.layer import beside
 from tests.support.analytic import skewed_teacher
 
 
@@ -65,7 +65,8 @@ def test_the_same_seed_gives_the_same_fresh_sampler_and_leaves_torchs_stream_alo
 def test_the_config_on_disk_says_what_it_is(trained_like, tmp_path):
     trained_like.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert (config["model_type"], config["width"], config["layers"]) == ("jointsampler", 64, 1)
+    assert (config["model_type"], config["width"]) == ("jointsampler", 64)
+    assert config["teacher_name"] == "tiny"
 
 
 def test_a_sampler_of_an_older_version_is_refused(tmp_path, trained_like):
@@ -98,10 +99,8 @@ def test_neighbors_reach_a_position_and_padding_does_not(tiny):
     assert torch.allclose(alone, padded, atol=1e-5)
 
 
-@pytest.mark.parametrize(("layers", "window"), [(1, 0), (2, 0), (1, 8)])
-def test_a_last_pass_at_some_columns_is_the_whole_pass_there(tiny, layers, window):
-    shape = {"layers": layers, "window": window, "features": 2, "neighbors": 1}
-    sampler = JointSampler.for_teacher(tiny, width=64, **shape)
+def test_a_last_pass_at_some_columns_is_the_whole_pass_there(tiny):
+    sampler = JointSampler.for_teacher(tiny, width=64, features=2, neighbors=1)
     torch.manual_seed(0)
     for parameter in sampler.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -110,10 +109,28 @@ def test_a_last_pass_at_some_columns_is_the_whole_pass_there(tiny, layers, windo
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[1, :4] = False
     columns = torch.tensor([[8, 0, 3], [5, 4, 8]])
-    inside = torch.arange(1, 9).expand(2, -1)
+    whole = at_columns(sampler(embedding, states, mask), columns)
+    assert torch.allclose(sampler(embedding, states, mask, columns), whole, rtol=1e-5, atol=1e-6)
 
-    def once(*where):
-        return sampler(embedding, states, mask, Window(inside) if window else None, *where)
 
-    whole = at_columns(once(), columns)
-    assert torch.allclose(once(columns), whole, rtol=1e-5, atol=1e-6)
+def test_inner_layers_are_read_evenly_spaced_and_pass_through_unchanged(tiny):
+    assert spaced_layers(tiny, 0) == []
+    assert spaced_layers(tiny, 2) == [3, 7]
+    sampler = JointSampler.for_teacher(tiny, width=64, features=2)
+    reading = sampler.reading(tiny)
+    ids = torch.full((1, 6), tiny.mask_id)
+    states = reading.hidden(ids)
+    with torch.no_grad():
+        after = sampler(tiny.embed(ids), states)
+    assert states.shape[-1] == 3 * tiny.hidden_size
+    assert torch.equal(after[..., tiny.hidden_size :], states[..., tiny.hidden_size :])
+    with pytest.raises(UserError, match="at most 9 besides the last, not 10"):
+        JointSampler.for_teacher(tiny, features=10)
+
+
+def test_the_shipped_sampler_is_found_by_its_name(tiny, shipped):
+    assert sampler_folder("tiny").is_dir() and sampler_folder("out/mine").name == "mine"
+    shipped.check_teacher(tiny)
+    assert torch.equal(
+        shipped.project.weight, JointSampler.from_pretrained(sampler_folder("tiny")).project.weight
+    )
