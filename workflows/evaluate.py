@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
-import torch
 
-from jointsampler import JointSampler, Refresh, __version__, storage
+from jointsampler import JointSampler, Refresh, storage
 from jointsampler.config import Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.generate import check_k
 from jointsampler.evaluation.collect import Collected
 from jointsampler.evaluation.cost import UpdateCost
+from jointsampler.evaluation.environment import machine, packages
 from jointsampler.evaluation.items import (
     SEQUENTIAL,
     Evaluator,
@@ -141,27 +138,8 @@ def evaluator(plan: EvaluatePlan, judge: str | None) -> Evaluator:
 
 def measured_costs(plan: EvaluatePlan) -> tuple[dict[str, UpdateCost], dict[str, Any]]:
     """The cost of each update on a worker's device, and that machine."""
-    return evaluator(plan, None).costs(plan.pairs), machine()
-
-
-def machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on many Linux systems
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": gpu,
-        "ray_resources": {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")},
-    }
-
-
-def packages() -> dict[str, str]:
-    names = ("torch", "transformers", "ray", "deepspeed", "mlflow", "mauve-text")
-    found = {name: version(name) for name in names}
-    return {"python": platform.python_version(), "jointsampler": __version__, **found}
+    resources = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+    return evaluator(plan, None).costs(plan.pairs), machine() | {"ray_resources": resources}
 
 
 def sweep_table(plan: EvaluatePlan) -> SweepTable | None:
