@@ -49,13 +49,13 @@ def test_a_stage_whose_outputs_are_gone_runs_again(tmp_path):
 def test_a_later_stage_gets_the_results_or_a_sentence(tmp_path):
     plan = Plan(tmp_path)
     with pytest.raises(
-        UserError, match="Stage corpus has not run in .*: run jointsampler run corpus"
+        UserError, match=r"Stage corpus has not run in .*: run jointsampler run corpus"
     ):
         require(plan)
     run_once(plan, lambda: make(plan))
     assert require(plan) == {"rows": 3}
     (tmp_path / "rows").unlink()
-    with pytest.raises(UserError, match="Outputs of stage corpus .* are missing or damaged"):
+    with pytest.raises(UserError, match=r"Outputs of stage corpus .* are missing or damaged"):
         require(plan)
 
 
@@ -67,7 +67,7 @@ def test_a_stage_that_fails_leaves_no_entry(tmp_path):
 
 def test_a_manifest_that_is_no_json_is_named(tmp_path):
     (tmp_path / MANIFEST).write_text("{")
-    with pytest.raises(UserError, match="is not valid JSON .*: delete it"):
+    with pytest.raises(UserError, match=r"is not valid JSON .*: delete it"):
         require(Plan(tmp_path))
 
 
