@@ -586,7 +586,11 @@ def test_a_submitted_job_uploads_the_code_and_little_else(tmp_path):
     package = tmp_path / "upload.zip"
     create_package(str(ROOT), package, include_gitignore=True, excludes=[])
     names = zipfile.ZipFile(package).namelist()
-    for needed in ("workflows/pipeline.py", "workflows/cluster.py", "jointsampler/config/schema.py"):
+    for needed in (
+        "workflows/pipeline.py",
+        "workflows/cluster.py",
+        "jointsampler/config/schema.py",
+    ):
         assert needed in names
     left_out = re.compile(
         r"(\.git|\.venv|\.ci|cluster|tests|out)/|.*(__pycache__/|\.env$|mlflow\.db)"
