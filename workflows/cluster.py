@@ -78,7 +78,7 @@ def raising_user_errors(rows: Iterator[T]) -> Iterator[T]:
     """The rows of a Ray Data execution; a UserError of an actor is raised as that UserError."""
     try:
         yield from rows
-    except Exception as error:  # Ray Data raises what it likes
+    except Exception as error:  # Ray Data raises many types
         raise user_error_in(error) or error from None
 
 

@@ -1,4 +1,4 @@
-"""Running one stage, or the pipeline: what must have run before, and where results are tracked.
+"""Running one stage, or the pipeline: its inputs, the Ray cluster, the MLflow run.
 
 Every stage is planned, and every mistake that a plan can find is found, before
 any work starts. A finished stage with the same inputs is skipped, an unfinished
@@ -22,7 +22,7 @@ from workflows.train import plan as train_plan
 
 
 def run(stage: str, config: Config, out: Path, plan_only: bool = False) -> None:
-    """Run ``stage`` (a name in ``cli.STAGES``), or print what it would take."""
+    """Run ``stage`` (a name in ``cli.STAGES``), or print its forecast."""
     if stage == "estimate":
         print(estimate.projection(corpus.plan(config, out), config.estimate))
     elif plan_only:

@@ -1,4 +1,4 @@
-"""Stages, the out folder and its manifest: what was done, with which inputs, what to skip.
+"""Stages, the out folder, and the manifest of the stages that have run.
 
 ``OUT/manifest.json`` holds one entry per finished stage with the key of its
 plan. A stage whose entry has the same key and whose outputs are intact is
@@ -81,21 +81,30 @@ def read_manifest(out: Path) -> dict[str, Any]:
 
 def finished(plan: Plan) -> dict[str, Any] | None:
     """The results of ``plan`` if it has already run with the same inputs, else None."""
+    results = recorded(plan)
+    return results if results is not None and plan.intact() else None
+
+
+def recorded(plan: Plan) -> dict[str, Any] | None:
+    """The results of ``plan`` in the manifest, whether or not its outputs are still there."""
     entry = read_manifest(plan.out)["stages"].get(plan.stage)
-    if entry and entry["key"] == plan.key and plan.intact():
-        return entry["results"]
-    return None
+    return entry["results"] if entry and entry["key"] == plan.key else None
 
 
 def require(plan: Plan) -> dict[str, Any]:
-    """The results of an earlier stage; UserError if it has not run with these inputs."""
+    """The results of an earlier stage; UserError if it has not run with these inputs, or left no whole outputs."""
     results = finished(plan)
-    if results is None:
+    if results is not None:
+        return results
+    if recorded(plan) is not None:
         raise UserError(
-            f"Stage {plan.stage} has not run in {plan.out} with this configuration: run jointsampler "
-            f"run {plan.stage} with the same --config, --out and overrides first."
+            f"Outputs of stage {plan.stage} in {plan.out} are missing or damaged: run jointsampler run "
+            f"{plan.stage} with the same --config, --out and overrides again, which keeps undamaged ones."
         )
-    return results
+    raise UserError(
+        f"Stage {plan.stage} has not run in {plan.out} with this configuration: run jointsampler "
+        f"run {plan.stage} with the same --config, --out and overrides first."
+    )
 
 
 def run_once(plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:

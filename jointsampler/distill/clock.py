@@ -1,4 +1,4 @@
-"""What happened since the last report of a training: mean metrics, rates, where the time went."""
+"""Measurements since the last report of a training: mean metrics, rates, shares of the time."""
 
 from __future__ import annotations
 

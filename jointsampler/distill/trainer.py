@@ -86,7 +86,7 @@ def learning_rate_factor(step: int, settings: TrainConfig) -> float:
 
 
 class Trainer:
-    """Makes steps from ``state.step`` on, and what is due after each.
+    """Makes steps from ``state.step`` on; reports, validates and saves when due.
 
     ``sampler`` is a copy outside the engine, which validations and checkpoints use.
     """

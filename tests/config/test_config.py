@@ -1,4 +1,4 @@
-"""The configuration refuses what it does not know, and says what it expected."""
+"""The configuration refuses unknown keys and wrong values, and names the right ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training without Ray or DeepSpeed: what is due when, what is kept, and that a resumed one is the same."""
+"""A training without Ray or DeepSpeed reports, validates, keeps its best weights and can be resumed."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_a_training_that_loses_a_node_goes_on_without_it(head_alone: Head, out: 
     wait_until(lambda: list(out.glob("train/*/step_000120")), 180, "three checkpoints")
     _, lost = head_alone.workers("RayTrainWorker")[0]
     assert lost in nodes and driver.poll() is None
-    os.killpg(lost.pid, signal.SIGKILL)  # the raylet and what it runs
+    os.killpg(lost.pid, signal.SIGKILL)  # the raylet and its workers
     log = finish(driver, out, "train", 360)
     assert "on 1 workers, with a fresh optimizer" in log
     results = json.loads((out / "manifest.json").read_text())["stages"]["train"]["results"]

@@ -1,4 +1,4 @@
-"""Storage that cannot be written is named in one sentence, and what is complete in it is used again."""
+"""Storage that cannot be written is named in one sentence, and complete files in it are used again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep on a real head: judged by what trials buy, killed, restored, and told in one report."""
+"""A sweep on a real head: killed, restored, ranked, and shown in one report."""
 
 from __future__ import annotations
 

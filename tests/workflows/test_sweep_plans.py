@@ -1,4 +1,4 @@
-"""What a sweep and a forecast say before anything starts."""
+"""Sweeps and forecasts are checked and printed before anything starts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_variants_are_tried_at_every_point_of_the_space(tmp_path):
     narrow = made.trial({"variant": "narrow", "train.seed": 1})
     assert (narrow.sampler.width, narrow.settings.near) == (32, 1)
     assert narrow.seed == made.trial({"variant": "base", "train.seed": 0}).seed + 1
-    # What is trained to the end is what the best variant stands for.
+    # The training to the end has the best variant's own values.
     best = sweep.resolved(made.settings, {"variant": "narrow", "train.seed": 1})
     assert sweep.chosen(load_config(), {"best": best}).sampler.width == 32
 

@@ -1,5 +1,5 @@
-"""Stage sweep: Ray Tune tries samplers and trainings on the one corpus and keeps what buys most.
+"""Stage sweep: Ray Tune tries samplers and trainings on one corpus and ranks them.
 
-``plan.py`` says which trials there are, ``launch.py`` runs them. A trial is a
+``plan.py`` lists the trials, ``launch.py`` runs them. A trial is a
 training with other values of dotted config keys (sampler.width, train.k_max, ...).
 """

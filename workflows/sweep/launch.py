@@ -1,7 +1,7 @@
 """Running a sweep: Ray Tune around trainings, their objective, the table of trials.
 
-Trials are compared by what they buy, fidelity at a speed or speed at a fidelity
-(``jointsampler/evaluation/worth.py``), with the measured cost of their own sampler.
+The objective of a trial is its fidelity at a speed, or its speed at a fidelity
+(``jointsampler/evaluation/worth.py``), with the measured cost of its own sampler.
 Cut off and started again, finished trials stay and the others go on from their
 checkpoints.
 """

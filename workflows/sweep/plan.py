@@ -1,4 +1,4 @@
-"""The plan of a sweep: its trials, checked before any starts, and what the best one changes."""
+"""The plan of a sweep: its trials, all checked before any starts, and the best one's configuration."""
 
 from __future__ import annotations
 

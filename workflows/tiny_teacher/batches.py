@@ -1,7 +1,7 @@
 """Training sequences for the embedded teacher: code windows and prompted tasks.
 
-Batch ``step`` is a pure function of (seed, step), so a resumed run sees the
-batches it would have seen. Nothing here knows of models or losses.
+Batch ``step`` is a pure function of (seed, step), so a resumed run gets the
+same batches. Models and losses are left to other files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Batch:
     ids: Tensor  # [B, S] int64, clean tokens
     maskable: Tensor  # [B, S] bool, False on bos and on prompts
     t: Tensor  # [B] float32 in (0, 1), the mask ratio of each row
-    counted: int  # maskable tokens up to each row's first eos: what the loss is a mean over
+    counted: int  # maskable tokens up to each row's first eos; the loss is a mean over them
 
     def to(self, device: torch.device) -> Batch:
         return Batch(self.ids.to(device), self.maskable.to(device), self.t.to(device), self.counted)
@@ -54,7 +54,7 @@ class SequenceSource:
         return window, prefix
 
     def _task_row(self, rng: random.Random, length: int) -> tuple[list[int], int]:
-        while True:  # until a task fits: every length in use holds most of them
+        while True:  # until a task fits, which most tasks do at every length in use
             example = TASKS[rng.choice(sorted(TASKS))].example(rng)
             prompt = self.tokenizer.encode(example.prompt, add_special_tokens=False)
             answer = self.tokenizer.encode(example.answer, add_special_tokens=False)
@@ -74,7 +74,7 @@ class SequenceSource:
             ids[row, 1 : 1 + len(body)] = body[: length - 1]
             maskable[row, : 1 + prefix] = False
             counted += max(0, min(len(body) + 1, length - 1) - prefix)
-        # Stratified mask ratios: one per stratum of (0, 1], so that a batch covers them all.
+        # Stratified mask ratios: one per stratum of (0, 1], so that every batch covers the interval.
         offset = rng.random()
         t = (np.arange(rows) + offset) / rows
         rng.shuffle(t)

@@ -1,4 +1,4 @@
-"""What is saved: float16 weights, the tokenizer, the model card and the record of the training."""
+"""Saving the teacher: float16 weights, the tokenizer, the model card, the record of the training."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def masked_loss(
     noisy, masked = corrupt(batch, mask_id, generator)
     hidden = model.model(input_ids=noisy, use_cache=False).last_hidden_state
     rows, _ = masked.nonzero(as_tuple=True)
-    logits = model.lm_head(hidden[masked])  # the head only where there is something to predict
+    logits = model.lm_head(hidden[masked])  # masked positions alone
     nats = F.cross_entropy(logits.float(), batch.ids[masked], reduction="none")
     weighted = (nats / batch.t[rows]).sum() / batch.counted
     return weighted, nats.mean().detach()

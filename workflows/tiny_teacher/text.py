@@ -1,8 +1,8 @@
 """The Python standard library's own source as a text corpus that every machine has.
 
-Files are split by name into training and held-out ones, so that a held-out
-number never rests on seen text. The corpus differs a little between Python
-versions; :func:`corpus_fingerprint` is what a model card records.
+Files are split by name into training and held-out ones, so that held-out
+numbers are measured on unseen text. The corpus differs a little between Python
+versions; the model card records its :func:`corpus_fingerprint`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jointsampler.errors import UserError
 
-# Data tables, vendored trees and tests: not the prose-and-code mix wanted here.
+# Data tables, vendored trees and tests, which are no ordinary code.
 EXCLUDED_FOLDERS = {
     *("test", "tests", "idle_test", "encodings", "lib2to3", "pydoc_data", "idlelib", "turtledemo"),
     *("ensurepip", "tkinter", "distutils", "site-packages", "dist-packages", "__pycache__"),
@@ -26,7 +26,7 @@ HELD_OUT = {
 
 
 def stdlib_files() -> list[Path]:
-    """Every wanted ``.py`` file of the running interpreter's library, sorted by path."""
+    """Every ``.py`` file of the running interpreter's library, without the excluded folders, sorted by path."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [
         path

@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: build the parts, go on from a checkpoint, train, report."""
+"""The function of each Ray Train worker: build the parts, go on from a checkpoint, train, report."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def training_rows(settings: TrainConfig, rows: int) -> range:
 
 
 def check_start(settings: TrainConfig, teacher: Teacher) -> None:
-    """UserError where no sampler would come out, or the draws of states need what is not kept."""
+    """UserError where there is no sampler to make or take, or states are drawn by weights that need kept states."""
     if not settings.steps:
         if settings.warm_start is None:
             raise UserError(
