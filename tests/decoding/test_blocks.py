@@ -166,7 +166,9 @@ def test_bad_block_settings_are_refused(tiny, trained_like, settings, said):
 
 @pytest.mark.parametrize("cache", ["prefix", "block_causal"])
 def test_refresh_and_a_cache_exclude_each_other_in_one_sentence(tiny, cache):
-    with pytest.raises(UserError, match="'refresh' keeps the keys and values of the whole") as caught:
+    with pytest.raises(
+        UserError, match="'refresh' keeps the keys and values of the whole"
+    ) as caught:
         generate(tiny, method="refresh", k=2, max_new_tokens=8, block_length=4, cache=cache)
     assert "\n" not in str(caught.value)
 

@@ -37,9 +37,7 @@ def rounds_of(out):
 
 
 def rounds(teacher, method, update=None, **settings):
-    out = generate(
-        teacher, update, method=method, max_new_tokens=4, order="confidence", **settings
-    )
+    out = generate(teacher, update, method=method, max_new_tokens=4, order="confidence", **settings)
     return rounds_of(out)
 
 
@@ -151,9 +149,7 @@ RULES = {
     ("method", "name"),
     [*itertools.product(RULES, ["joint", "refresh"]), *itertools.product([*RULES][:3], ["none"])],
 )
-def test_rows_leave_a_round_on_their_own_and_the_batch_does_not_matter(
-    tiny, shipped, method, name
-):
+def test_rows_leave_a_round_on_their_own_and_the_batch_does_not_matter(tiny, shipped, method, name):
     update = {"none": None, "joint": shipped, "refresh": Refresh(4)}[name]
     kwargs = {"method": method, **RULES[method], "num_samples": 6, "max_new_tokens": 10}
     together = generate(tiny, update, batch_size=6, **kwargs)

@@ -208,9 +208,7 @@ def test_what_stands_behind_the_end_changes_no_loss(ended, cache_gib):
 def test_a_little_training_captures_dependency_that_was_never_seen():
     """On a shuffle, where the truth is known: held-out captured dependency rises from 0."""
     teacher = shuffle_teacher(4)
-    out = generate(
-        teacher, method="sequential", num_samples=400, max_new_tokens=4, batch_size=400
-    )
+    out = generate(teacher, method="sequential", num_samples=400, max_new_tokens=4, batch_size=400)
     every = Trajectories.from_generation(out, 0, teacher)
     train, held_out = every.select(range(300)), every.select(range(300, 400))
     sampler = JointSampler.for_teacher(teacher, width=32, seed=0)
