@@ -41,3 +41,10 @@ def test_streams_seeds_and_swapped_keys_differ():
         rng.uniform(1, 3, 2, rng.TOKEN),
     ]
     assert all(other != base for other in others)
+
+
+def test_no_two_purposes_share_a_stream():
+    streams = {
+        name: value for name, value in vars(rng).items() if name.isupper() and name[0] != "_"
+    }
+    assert len(streams) > 5 and len(set(streams.values())) == len(streams)

@@ -16,7 +16,7 @@ def held_out(tiny, rows: int, length: int, seed: int) -> Reference:
 
 @pytest.fixture(scope="module")
 def text(tiny):
-    return held_out(tiny, rows=8, length=32, seed=991)
+    return held_out(tiny, rows=5, length=32, seed=991)
 
 
 def captured(reference: Reference, update, k: int = 4, path: str = "recorded") -> float:
