@@ -10,7 +10,7 @@ import torch
 
 from jointsampler import Refresh, UserError, generate
 from jointsampler.decoding.methods import METHODS
-from jointsampler.updates.refresh import ERROR_PER_DRIFT
+from jointsampler.updates.refresh import NATS_PER_DRIFT, NATS_PER_REVEAL
 from tests.support.analytic import OracleUpdate, TableTeacher
 
 # Four independent positions over three symbols, with these confidences.
@@ -125,13 +125,14 @@ def test_adaptive_never_goes_past_the_round_that_the_sampler_was_trained_for(ind
     assert out.teacher_passes.tolist() == [1]
 
 
-def test_a_refresh_expects_an_error_where_a_distribution_has_moved(independent):
+def test_a_refresh_expects_an_error_that_grows_with_age_and_with_what_has_moved(independent):
     """Independent positions never move; copies of a known position move by ln 2 nats."""
     settings = dict(method="adaptive", max_new_tokens=4)
-    assert generate(independent, Refresh(4), budget=1e-6, **settings).teacher_passes.tolist() == [1]
+    out = generate(independent, Refresh(4), budget=2.5 * NATS_PER_REVEAL, **settings)
+    assert [len(each) for each in rounds_of(out)] == [3, 1]
     copies = TableTeacher({(0, 0, 0): 0.5, (1, 1, 1): 0.5}, 2)
-    # The second reveal is expected to be as good as the full pass, the third has seen its move.
-    expected = ERROR_PER_DRIFT * math.log(2)
+    # The second reveal is expected to be nearly as good as the full pass, the third has seen its move.
+    expected = 2 * NATS_PER_REVEAL + NATS_PER_DRIFT / 3 * math.log(2)
     for factor, passes in ((0.99, 2), (1.01, 1)):
         settings = dict(method="adaptive", max_new_tokens=3, budget=factor * expected)
         assert generate(copies, Refresh(3), **settings).teacher_passes.tolist() == [passes]

@@ -1,4 +1,4 @@
-"""What a sampler buys, by hand."""
+"""The worth of a sampler: fidelity at a speed, computed by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jointsampler.evaluation.worth import curve, nats_at_speed, speed, speed_at_
 NATS = {2: 0.1, 4: 0.4}  # per token
 
 
-def test_speed_is_tokens_per_teacher_pass_cost():
+def test_speed_is_tokens_per_unit_of_cost():
     assert speed(1, 0.3) == 1
     assert speed(4, 0.0) == 4
     assert speed(4, 1 / 3) == pytest.approx(2)
@@ -22,8 +22,8 @@ def test_one_token_per_pass_is_exact():
     assert nats_at_speed(NATS, 0.2, 1.0) == 0
 
 
-def test_between_two_k_lies_what_mixing_their_blocks_gives():
-    """Half of the tokens in blocks of 2 and half in blocks of 4: cost and nats average."""
+def test_between_two_k_cost_and_nats_are_those_of_mixed_rounds():
+    """Half of the tokens in rounds of 2 and half in rounds of 4: cost and nats average."""
     c = 0.2
     cost = (1 / speed(2, c) + 1 / speed(4, c)) / 2
     assert nats_at_speed(NATS, c, 1 / cost) == pytest.approx(0.25)
