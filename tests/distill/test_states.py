@@ -97,14 +97,14 @@ def test_a_fresh_state_has_new_tokens_in_the_round_and_the_teachers_states_for_t
 
 
 def test_fresh_tokens_follow_the_teachers_conditional_under_the_corpuss_settings(tiny, rows):
-    """A thousand continuations of one state; chi-square against the probabilities that they were drawn with."""
+    """Five hundred continuations of one state; chi-square against the probabilities that they were drawn with."""
     paths = Paths.of(rows.select([2]), tiny)
     start = torch.tensor([0])
     column = paths.start + int(paths.order[0, 0])
     for sampling in (Sampling(), Sampling(0.7, 0.9)):
         states = TeacherStates(tiny, rows, cache_gib=1, sampling=sampling)
         exact = probabilities(tiny.logits(tiny.hidden(paths.state(start))[0, column]), sampling)
-        n = 1000
+        n = 500
         opening = tiny.hidden(paths.state(start)).expand(n, -1, -1)
         many, at = paths.repeat(n), torch.tensor([[0] * n, [1] * n])
         ids, _ = states.continued(many, opening, at, torch.arange(n), seed=5, step=0)
