@@ -39,7 +39,7 @@ class Strategy:
 
     @property
     def least(self) -> int:
-        """Reveals that every round of a row with that many masks keeps; the host knows the number."""
+        """The fewest reveals of a round in a row with that many masks, known without the device."""
         fixed = self.rule.asks == "never" and self.verification is None
         return self.rule.limit if fixed else 1
 

@@ -27,9 +27,9 @@ class Scorer:
     def masked(self, response: Tensor, masked: Tensor, most: int) -> Tensor:
         """Scores [B, L], inf where ``masked`` [B, L] is False.
 
-        response: [B, L, H or more] states; ``most``: a bound on a row's masked
-        positions that the host knows. Each row's masked positions are gathered to
-        the front, so the LM head reads ``most`` positions a row.
+        response: [B, L, H or more] states; ``most`` bounds a row's masked
+        positions. Each row's masked positions are gathered to the front, so the LM
+        head reads ``most`` positions a row.
         """
         positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         values = self.at(response, positions)

@@ -1,6 +1,6 @@
 """KL to the true joint: one meter for every method, reveal by reveal.
 
-A method decodes while the teacher is asked, before every reveal, for its exact
+A method decodes, and before every reveal the meter computes the teacher's exact
 conditional at the position about to be revealed. Each reveal after a round's
 first adds KL(teacher || method) there; a round's first reveal comes from the full
 pass and adds nothing. The way through a trajectory is one of
@@ -150,7 +150,7 @@ class _Meter:
         self, teacher: Teacher, canvas: Canvas, temperature: float, recorded: Tensor | None
     ):
         self.teacher, self.canvas, self.temperature = teacher, canvas, temperature
-        self.recorded = recorded  # [L, B, H], or None: ask the teacher at every state
+        self.recorded = recorded  # [L, B, H], or None: a teacher pass at every state
         self._each = torch.arange(len(canvas.rows), device=canvas.ids.device)
         self.nats = torch.zeros(canvas.masked.shape, dtype=torch.float64, device=canvas.ids.device)
         self.estimates = torch.full_like(self.nats, torch.nan)

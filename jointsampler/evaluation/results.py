@@ -126,7 +126,7 @@ class SweepTable(Part):
     target: float  # the speed, or the nats per token
     trials: list[Trial]  # the best first
 
-    def told(self, trial: Trial) -> str:
+    def objective_text(self, trial: Trial) -> str:
         """A trial's objective in words."""
         if self.objective == "nats_at_speed":
             return (

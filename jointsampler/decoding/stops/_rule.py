@@ -20,9 +20,9 @@ class Candidate:
 class StopRule(Protocol):
     """Decides, before every reveal of a round but the first, which rows stay in the round.
 
-    ``limit`` bounds the reveals of a round. The host knows it, so trip counts and
-    buffer sizes need no answer from the device. ``asks`` says when the rule is
-    asked: "never" (every round has ``limit`` reveals), "after" the update that
+    ``limit`` bounds the reveals of a round, so that trip counts and buffer sizes
+    need no synchronisation with the device. ``asks`` is when the loop calls the
+    rule: "never" (every round has ``limit`` reveals), "after" the update that
     precedes the reveal, or "before" it, with an estimate, so that a refused reveal
     costs no update.
     """
