@@ -13,8 +13,6 @@ def test_speed_is_tokens_per_unit_of_cost():
     assert speed(1, 0.3) == 1
     assert speed(4, 0.0) == 4
     assert speed(4, 1 / 3) == pytest.approx(2)
-    assert speed(4, 0.1, first=0.7) == pytest.approx(2)  # the first pass of a block costs more
-    assert speed(1, 0.1, first=0.7) == 1
 
 
 def test_one_token_per_pass_is_exact():
