@@ -1,9 +1,9 @@
-"""Calls to one MLflow run: written to a local log first, then sent, and kept until MLflow has them.
+"""Calls to one MLflow run, kept in a file while MLflow is away and sent when it is back.
 
 ``OUT/mlflow-unsent/RUN.jsonl`` holds, line by line, the run and the calls that MLflow
-has not taken. A file is deleted when all of its calls have been sent. The calls of
-a run that ended while MLflow was away are sent when the same command starts again.
-Sending a call twice does no harm, except that a model gets one more version.
+has not taken. The calls of a run that ended while MLflow was away are sent when
+the same command starts again. Sending a call twice does no harm, except that a
+model gets one more version.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import requests
 from mlflow.entities import Metric, Param, RunStatus
 from mlflow.tracking import MlflowClient
 
@@ -55,83 +56,64 @@ class Outbox:
         self.next_try = 0.0
 
     def put(self, call: str, *args: Any) -> Any:
-        """Log a call, send everything that waits, and return the call's result.
+        """Make a call after those that wait; its result, None while MLflow is away.
 
-        Returns None while MLflow is away. Raises whatever MLflow raises if it answers but
-        refuses a call, except for metrics and statuses, which are kept without an error.
+        Raises MLflow's error where it answers and refuses the call. Metrics and
+        statuses are kept in that case too.
         """
-        waited = self.file.exists()
-        try:
-            self._append([call, *args])
-        except OSError as error:  # a full disk ends the stages that write results, not this
-            say(f"MLflow at {self.uri} misses a call that {self.file} cannot hold: {error}")
-            return None
+        calls = [*self.waiting(), [call, *args]]
+        waited = len(calls) > 1
         if waited and time.monotonic() < self.next_try:
-            return None
+            return self.keep(calls)
         try:
-            result = self._send_or_refuse(call)
-        except ConnectionError as error:
+            result = self.send(calls)
+        except Exception as error:
+            if call not in ("metrics", "status") and not is_outage(error):
+                self.keep(calls[:-1])
+                raise
             self.next_try = time.monotonic() + PAUSE_S
+            self.keep(calls)
             if not waited:
                 say(
-                    f"MLflow at {self.uri} is away ({error}): calls that it did not get wait in "
+                    f"MLflow at {self.uri} is away ({reason(error)}): calls that it did not get wait in "
                     f"{self.file} and are sent when it is back."
                 )
             return None
         if waited:
+            self.keep([])
             say(f"MLflow at {self.uri} is back and has the calls that waited in {self.file}.")
         return result
 
-    def _send_or_refuse(self, call: str) -> Any:
-        """:meth:`send`; ConnectionError where MLflow is away, MLflow's own error where it refuses ``call``."""
-        for attempt in (1, 2):  # the second for a server that was away for a moment only
-            try:
-                return self.send()
-            except Exception as error:
-                if call in ("metrics", "status") or not answers(self.uri):
-                    raise ConnectionError(reason(error)) from error
-                if attempt == 2:
-                    self._write(self._waiting()[:-1])
-                    raise
-
-    def send(self) -> Any:
-        """Send every waiting call and return the last one's result; raises at the first that fails."""
-        calls, result = self._waiting(), None
-        left = list(calls)
-        try:
-            client = MlflowClient(self.uri)
-            if self.run_id is None:
-                self.run_id = find_trial(client, **self.run)
-            for name, *args in calls:
-                result = CALLS[name](self, client, *args)
-                left.pop(0)
-        finally:
-            if left and len(left) < len(calls):
-                self._write(left)
-        self._write([])
+    def send(self, calls: list[list[Any]]) -> Any:
+        """Make the calls, remove each from the list, and return the last one's result."""
+        client, result = MlflowClient(self.uri), None
+        if self.run_id is None:
+            self.run_id = find_trial(client, **self.run)
+        while calls:
+            name, *args = calls[0]
+            result = CALLS[name](self, client, *args)
+            calls.pop(0)
         return result
 
-    def _waiting(self) -> list[list[Any]]:
+    def waiting(self) -> list[list[Any]]:
+        if not self.file.exists():
+            return []
         return [json.loads(line) for line in self.file.read_text().splitlines()[1:]]
 
-    def _write(self, calls: list[list[Any]]) -> None:
+    def keep(self, calls: list[list[Any]]) -> None:
         """Keep ``calls`` alone; no file without any."""
-        if calls:
-            storage.write(self.file, "".join(map(_line, [self.run, *calls])).encode())
+        try:
+            if calls:
+                self.file.parent.mkdir(exist_ok=True)
+                lines = [json.dumps(entry, default=str) + "\n" for entry in [self.run, *calls]]
+                storage.write(self.file, "".join(lines).encode())
+                return
+            self.file.unlink(missing_ok=True)
+        except (OSError, UserError) as error:  # a full disk ends the stages that need it, not this
+            say(f"MLflow at {self.uri} misses calls that {self.file} cannot hold: {error}")
             return
-        self.file.unlink(missing_ok=True)
         with suppress(OSError):  # the folder holds another run's calls
             self.file.parent.rmdir()
-
-    def _append(self, call: list[Any]) -> None:
-        self.file.parent.mkdir(exist_ok=True)
-        lines = [call] if self.file.exists() else [self.run, call]
-        with self.file.open("a") as file:
-            file.write("".join(map(_line, lines)))
-
-
-def _line(entry: Any) -> str:
-    return json.dumps(entry, default=str) + "\n"
 
 
 def send_waiting(uri: str, out: Path) -> list[Path]:
@@ -142,17 +124,28 @@ def send_waiting(uri: str, out: Path) -> list[Path]:
     files = sorted((out / UNSENT).glob("*.jsonl"))
     boxes = [Outbox(uri, out, json.loads(file.read_text().splitlines()[0])) for file in files]
     for box in sorted(boxes, key=lambda box: "id" in box.run):  # trials before their parent
+        calls = box.waiting()
         try:
-            box.send()
+            box.send(calls)
         except Exception as error:
-            if answers(uri):
+            if not is_outage(error):
                 raise UserError(
                     f"MLflow at {uri} refuses a call that waits in {box.file}: {reason(error)}. Name the "
                     "MLflow that it is meant for with run.mlflow_uri=, or delete the file."
                 ) from None
         else:
             say(f"MLflow at {uri} is back and has the calls that waited in {box.file}.")
+        box.keep(calls)
     return [file for file in files if file.exists()]
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether a request did not reach a server, or got no answer in time."""
+    while error is not None:
+        if isinstance(error, requests.exceptions.RequestException):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def say(text: str) -> None:
@@ -163,14 +156,6 @@ def reason(error: Exception) -> str:
     """The innermost of the messages that an HTTP client wraps in each other; else the first line's end."""
     line = (str(error) or type(error).__name__).splitlines()[0].rstrip("\"'). ")
     return re.split("['\"]|: " if "Caused by" in line else ": ", line)[-1]
-
-
-def answers(uri: str) -> bool:
-    try:
-        MlflowClient(uri).search_experiments(max_results=1)
-    except Exception:
-        return False
-    return True
 
 
 def quiet_mlflow(reporting: bool = False) -> None:

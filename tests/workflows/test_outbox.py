@@ -58,7 +58,7 @@ def test_what_a_finished_process_left_is_sent_by_the_next(database, tmp_path):
 
 def test_an_outage_is_one_attempt_and_then_a_pause(database, tmp_path, monkeypatch):
     attempts = []
-    monkeypatch.setattr(Outbox, "send", lambda self: attempts.append(1) or 1 / 0)
+    monkeypatch.setattr(Outbox, "send", lambda self, calls: attempts.append(1) or 1 / 0)
     box = Outbox(AWAY, tmp_path, {"id": database[1]})
     for step in range(50):
         box.put("metrics", points_of({"x": 1.0}, step))
@@ -96,9 +96,9 @@ def test_waiting_calls_for_another_mlflow_are_named(database, tmp_path):
 
 
 def test_a_full_disk_ends_no_training(database, tmp_path, capfd):
-    uri, run = database
+    _, run = database
     (tmp_path / UNSENT).write_text("a file where the folder should be")
-    Outbox(uri, tmp_path, {"id": run}).put("metrics", points_of({"x": 1.0}, 1))
+    Outbox(AWAY, tmp_path, {"id": run}).put("metrics", points_of({"x": 1.0}, 1))
     assert "cannot hold" in capfd.readouterr().err
 
 
