@@ -220,11 +220,12 @@ def _status(box: Outbox, client: MlflowClient, status: str) -> None:
         client.set_terminated(box.run_id, status)
 
 
-def _close_orphans(box: Outbox, client: MlflowClient) -> None:
+def _close_trials(box: Outbox, client: MlflowClient, failed: list[str]) -> None:
     experiment = client.get_run(box.run_id).info.experiment_id
     children = f"tags.`{PARENT_TAG}` = '{box.run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([experiment], children):
-        client.set_terminated(run.info.run_id, "KILLED")
+        status = "FAILED" if run.data.tags.get(TRIAL_TAG) in failed else "KILLED"
+        client.set_terminated(run.info.run_id, status)
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -232,5 +233,5 @@ CALLS: dict[str, Callable[..., Any]] = {
     "folder": _folder,
     "model": _model,
     "status": _status,
-    "close_orphans": _close_orphans,
+    "close_trials": _close_trials,
 }

@@ -74,10 +74,13 @@ class Tracker:
         teacher = self.config.teacher.model_dump()
         return self.outbox.put("model", str(folder), teacher, list(aliases))
 
-    def close_orphans(self) -> None:
-        """End the runs of trials that were killed or stopped early; a trial that goes on reopens its run."""
+    def close_trials(self, failed: Sequence[str] = ()) -> None:
+        """End the open runs of all trials: FAILED those with a key in ``failed``, KILLED the others.
+
+        A trial that goes on later reopens its run.
+        """
         send_waiting(self.uri, self.outbox.out)  # the trials' own calls come first
-        self.outbox.put("close_orphans")
+        self.outbox.put("close_trials", list(failed))
 
 
 def points_of(values: dict[str, float], step: int) -> list[list[Any]]:
@@ -113,8 +116,12 @@ def open_run(config: Config, out: Path) -> Iterator[Tracker]:
             f"Cannot use MLflow at {uri}: {reason(error)}. Start the server, or name another place with run.mlflow_uri=."
         ) from None
     outbox = Outbox(uri, out, {"id": run_id})
-    with ending(outbox):
+    try:
         yield Tracker(outbox, config)
+    except BaseException:
+        outbox.put("status", "FAILED")
+        raise
+    outbox.put("status", "FINISHED")
     if waiting := send_waiting(uri, out):
         say(
             f"MLflow at {uri} has not got everything of this run: the rest waits in {waiting[0].parent}, "
@@ -126,22 +133,15 @@ def open_run(config: Config, out: Path) -> Iterator[Tracker]:
 def child_run(
     uri: str, out: Path, parent: str, key: str, values: dict[str, Any]
 ) -> Iterator[Outbox]:
-    """The run of one trial under the run ``parent``; it ends with the body."""
+    """The run of one trial under the run ``parent``.
+
+    It ends with the body. If the body raises, the driver ends it (``close_trials``),
+    because a trial cannot tell an error of its own from being stopped.
+    """
     quiet_mlflow()
     outbox = Outbox(uri, out, {"parent": parent, "key": key, "values": values})
     outbox.put("status", "RUNNING")
-    with ending(outbox):
-        yield outbox
-
-
-@contextmanager
-def ending(outbox: Outbox) -> Iterator[None]:
-    """Mark the run FINISHED when the body ends, FAILED if it raises."""
-    try:
-        yield
-    except BaseException:
-        outbox.put("status", "FAILED")
-        raise
+    yield outbox
     outbox.put("status", "FINISHED")
 
 

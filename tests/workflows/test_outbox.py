@@ -80,6 +80,26 @@ def test_a_trial_that_ran_during_an_outage_has_its_run_afterwards(database, tmp_
     assert steps(uri, trial.info.run_id, "train/loss") == [4]
 
 
+def test_trials_that_raise_are_ended_by_the_driver_as_failed_or_killed(tmp_path):
+    with open_run(load_config(), tmp_path) as tracker:
+        parent = tracker.outbox.run_id
+        for key in ("broken", "stopped"):
+            with (
+                pytest.raises(ZeroDivisionError),
+                child_run(tracker.uri, tmp_path, parent, key, {"train.seed": 1}),
+            ):
+                raise ZeroDivisionError
+        with child_run(tracker.uri, tmp_path, parent, "whole", {"train.seed": 1}):
+            pass
+        tracker.close_trials(failed=["broken"])
+    client = MlflowClient(tracker.uri)
+    experiment = client.get_run(parent).info.experiment_id
+    trials = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'")
+    assert {run.data.tags["jointsampler.trial"]: run.info.status for run in trials} == {
+        "broken": "FAILED", "stopped": "KILLED", "whole": "FINISHED",
+    }  # fmt: skip
+
+
 def test_a_call_that_mlflow_refuses_is_an_error_and_not_kept(database, tmp_path):
     uri, _ = database
     box = Outbox(uri, tmp_path, {"id": "0" * 32})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -24,17 +25,19 @@ from workflows import cluster
 from workflows.sweep.plan import VARIANT, SweepPlan, resolved
 from workflows.tracking import Tracker, TrainReporter, child_run
 from workflows.train.launch import fit
+from workflows.train.plan import TrainPlan
 
 METRIC = "objective"  # less is better
+PREFIX = "trial-"  # of a trial's name and folder
 
 
 def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
     """All trials, their table, and the best one's values."""
     begin = time.monotonic()
     plan.folder.mkdir(exist_ok=True)
-    tracker.close_orphans()
+    tracker.close_trials()  # of a driver that was killed
     grid = tuner(plan, tracker).fit()
-    tracker.close_orphans()  # trials that the scheduler stopped
+    tracker.close_trials([key_of(plan, result) for result in grid if result.error is not None])
     trials = finished_trials(grid)
     if not trials:
         raise UserError("No trial of the sweep finished: the lines above say why.")
@@ -111,8 +114,8 @@ def tune_config(plan: SweepPlan) -> tune.TuneConfig:
         or max(1, pool.size // (settings.workers or pool.size)),
         search_alg=search,
         scheduler=scheduler,
-        trial_name_creator=lambda t: f"trial-{t.trial_id}",
-        trial_dirname_creator=lambda t: f"trial-{t.trial_id}",
+        trial_name_creator=lambda t: f"{PREFIX}{t.trial_id}",
+        trial_dirname_creator=lambda t: f"{PREFIX}{t.trial_id}",
     )
 
 
@@ -134,10 +137,8 @@ def search_space(settings: SweepConfig) -> dict[str, Any]:
 def run_trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) -> None:
     """One training, and its child run in MLflow; Tune calls it in a process of its own."""
     os.environ |= cluster.ENVIRONMENT
-    # A search may draw the same values twice; a grid does not, and its folders keep plain names.
-    name = "" if plan.settings.search == "grid" else f"-{tune.get_context().get_trial_id()}"
-    training = plan.trial(values, name)
-    with child_run(uri, plan.out, parent, training.key + name, values) as outbox:
+    training = training_of(plan, values, tune.get_context().get_trial_id())
+    with child_run(uri, plan.out, parent, training.key + training.trial, values) as outbox:
         reporters = [
             ObjectiveReporter(plan.settings),
             TrainReporter(outbox, training.settings.steps, name=training.folder.name),
@@ -146,6 +147,17 @@ def run_trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) ->
         # Reported here too, because a training that had ended before reports nothing any more.
         final = {name: v for name, v in metrics.items() if isinstance(v, int | float)}
         tune.report({**final, METRIC: objective(metrics, plan.settings, "best_"), "finished": 1})
+
+
+def training_of(plan: SweepPlan, values: dict[str, Any], trial_id: str) -> TrainPlan:
+    # A search may draw the same values twice; a grid does not, and its folders keep plain names.
+    return plan.trial(values, "" if plan.settings.search == "grid" else f"-{trial_id}")
+
+
+def key_of(plan: SweepPlan, result: tune.Result) -> str:
+    """The key of a trial's run in MLflow."""
+    training = training_of(plan, result.config, Path(result.path).name.removeprefix(PREFIX))
+    return training.key + training.trial
 
 
 class ObjectiveReporter(TuneReportCallback):
