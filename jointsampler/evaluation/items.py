@@ -29,7 +29,7 @@ from .kl import Reference, block_kl
 
 REFERENCE = ("reference", 1)  # sequential samples with seeds of their own, for MAUVE
 SEQUENTIAL = ("sequential", 1)
-ROWS_PER_ITEM = 32  # held-out rows of a KL item
+ROWS_PER_ITEM = 24  # held-out rows of a KL item
 PATHS = ("recorded", "own")  # of the KL
 COST_BATCH = 16
 
