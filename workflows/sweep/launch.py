@@ -51,7 +51,9 @@ def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
     storage.write_json(plan.table, table.model_dump())
     best = trials[0]
     tracker.log_results({"sweep/best_objective": best.objective, "sweep/trials": len(trials)})
-    print(f"sweep: best of {len(trials)} is {best.values}, {table.objective_text(best)}", flush=True)
+    print(
+        f"sweep: best of {len(trials)} is {best.values}, {table.objective_text(best)}", flush=True
+    )
     return {
         "trials": len(trials),
         "failed": len(grid) - len(trials),
