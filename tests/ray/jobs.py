@@ -15,7 +15,7 @@ SMALL = [
     "train.validate_every=6", "train.save_every=6", "train.validate_rows=8", "sampler.width=32",
     "sampler.features=1",  # the tiny checkpoints have two layers
     "evaluate.samples=12", "evaluate.samples_per_item=6", "evaluate.ks=[1, 2, 4]",
-    "evaluate.kmeans_seeds=2", "evaluate.shown=2",
+    "evaluate.generation_seeds=2", "evaluate.kmeans_seeds=2", "evaluate.shown=2",
 ]  # fmt: skip
 
 
