@@ -9,18 +9,9 @@ import torch
 
 from jointsampler import UserError, load_teacher
 from jointsampler.teachers.columns import KeyValues, check_rerun
-from tests.support import checkpoints, masked_lms
+from tests.support import masked_lms
+from tests.support.families import NAMES, WRITERS, load_family
 
-WRITERS = {
-    "dream": checkpoints.write_dream,
-    "llada": checkpoints.write_llada,
-    "llada_moe": checkpoints.write_llada_moe,
-    "mdlm": checkpoints.write_mdlm,
-    "a2d-qwen3": lambda folder: checkpoints.write_a2d(folder, "qwen3"),
-    "a2d-qwen2": lambda folder: checkpoints.write_a2d(folder, "qwen2"),
-    **{kind: lambda folder, kind=kind: masked_lms.write(folder, kind) for kind in masked_lms.KINDS},
-}
-NAMES = ["stock", *WRITERS]
 B, S = 3, 14
 
 
@@ -31,10 +22,7 @@ def teacher_of(tmp_path_factory, tiny):
 
     def load(name: str):
         if name not in loaded:
-            WRITERS[name](root / name)
-            gpt2 = root / f"{name}-gpt2"
-            tokenizer = str(gpt2) if gpt2.exists() else None
-            loaded[name] = load_teacher(str(root / name), device="cpu", tokenizer=tokenizer)
+            loaded[name] = load_family(root, name)
         return loaded[name]
 
     return load
