@@ -19,9 +19,7 @@ RESIDUAL = 4  # the token that replaces a rejected one
 FAR = 11  # which far positions enter the loss
 ROW = 12  # the row of a training state
 START = 13  # the reveal at which a training state is cut
-DEPTH = 14  # how many updates a training step unrolls
-FRESH = 16  # which training states continue with new tokens
-FRESH_TOKEN = 17  # these tokens
+DEPTH = 14  # how many reveals a training state lies behind its opening
 PROMPTED = 18  # which rows of a corpus keep their prompt
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)

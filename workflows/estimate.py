@@ -20,7 +20,6 @@ import torch
 from jointsampler import Teacher
 from jointsampler.config import Config, EstimateConfig
 from jointsampler.decoding.prompts import encode_prompts
-from jointsampler.distill import DistillSettings
 from jointsampler.distill.trainer import distill_settings
 from workflows import corpus, evaluate, report, teachers
 from workflows.sweep import plan as sweep_plan
@@ -124,12 +123,12 @@ def of_training(
 ) -> Forecast:
     """``runs`` trainings like ``plan``, on ``workers`` workers in all."""
     settings = plan.settings
-    length, depth = row_length(plan.corpus, teacher), mean_depth(distill_settings(settings))
+    length, depth = row_length(plan.corpus, teacher), mean_passes(plan)
     states = settings.steps * settings.batch_size
     sampler = sampler_weights(plan, teacher)
     head = teacher.vocab_size * teacher.hidden_size
     positions = settings.near + settings.far
-    # The last update of a step computes the scored positions alone: about half of the work.
+    # The last pass of a step computes the scored positions alone: about half of the work.
     flops = states * ((depth - 0.5) * 6.0 * sampler * length + depth * 8.0 * head * positions)
     asked = teacher_sequences(plan, teacher, length, depth, workers)
     flops += asked * 2.0 * weights(teacher) * length
@@ -145,12 +144,12 @@ def teacher_sequences(
     settings, tokens = plan.settings, plan.corpus.settings.max_new_tokens
     states = settings.steps * settings.batch_size
     rows = len(training_rows(settings, plan.corpus.settings.rows))
-    row_bytes = tokens * length * teacher.hidden_size * 2 * (1 + plan.sampler.features)
+    layers = 2 if plan.sampler.depth else 1
+    row_bytes = tokens * length * teacher.hidden_size * 2 * layers
     budget = settings.cache_gib * 2**30 * max(1, workers)
     kept = min(rows, budget / row_bytes) if states else 0.0
     online = 1 - kept / rows
-    per_state = online * (depth + 1) + (1 - online) * settings.fresh * depth
-    return states * per_state + kept * tokens
+    return states * online * (depth + 1) + kept * tokens
 
 
 def of_evaluation(plan: evaluate.EvaluatePlan, teacher: Teacher, devices: Devices) -> Forecast:
@@ -192,7 +191,11 @@ def row_length(plan: corpus.CorpusPlan, teacher: Teacher) -> float:
     return tokens + sum(map(len, ids)) / len(ids)
 
 
-def mean_depth(settings: DistillSettings) -> float:
+def mean_passes(plan: TrainPlan) -> float:
+    """Passes of the sampler for one state of the training, in the mean."""
+    if plan.sampler.depth:
+        return 1.0
+    settings = distill_settings(plan.settings)
     return sum(settings.deeper**d for d in range(settings.k_max - 1))
 
 

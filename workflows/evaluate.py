@@ -16,7 +16,8 @@ from typing import Any
 import ray
 
 from jointsampler import JointSampler, Refresh, storage
-from jointsampler.config import Config, EvaluateConfig
+from jointsampler.columns import get_policy
+from jointsampler.config import ColumnsConfig, Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.generate import check_k
@@ -41,6 +42,7 @@ from jointsampler.evaluation.results import (
     TeacherCard,
     write_results,
 )
+from jointsampler.updates import joint_update
 from workflows import cluster, teachers
 from workflows.stage import Progress, digest
 from workflows.tracking import Tracker
@@ -53,7 +55,7 @@ class EvaluatePlan:
     out: Path
     train: TrainPlan
     settings: EvaluateConfig
-    refresh: tuple[int, int]  # columns and near of Refresh
+    columns: ColumnsConfig  # of a refresh and of a hybrid sampler
     pairs: tuple[tuple[str, int], ...]  # (method, k)
     config: Config
 
@@ -67,7 +69,7 @@ class EvaluatePlan:
     def key(self) -> str:
         swept = self.config.sweep.model_dump() if self.config.sweep.wanted else None
         settings = self.settings.model_dump(exclude={"actors"})
-        return digest(self.train.key, settings, self.refresh, swept)
+        return digest(self.train.key, settings, self.columns.model_dump(), swept)
 
     def intact(self) -> bool:
         return self.results.exists()
@@ -92,14 +94,13 @@ class EvaluatePlan:
 
 def plan(config: Config, out: Path) -> EvaluatePlan:
     """The evaluation to be made; raises every UserError that can be found before work starts."""
-    settings, refresh = config.evaluate, config.refresh
+    settings = config.evaluate
     pairs = method_pairs(settings.methods, settings.ks)
     for k in settings.ks:
         check_k(k, config.corpus.max_new_tokens)
-    Refresh(refresh.columns, refresh.near)
+    get_policy(config.columns.policy)
     check_judge(settings.judge)
-    columns = (refresh.columns, refresh.near)
-    return EvaluatePlan(out, plan_training(config, out), settings, columns, pairs, config)
+    return EvaluatePlan(out, plan_training(config, out), settings, config.columns, pairs, config)
 
 
 def prepare(plan: EvaluatePlan) -> None:
@@ -128,8 +129,8 @@ def evaluator(plan: EvaluatePlan, judge: str | None) -> Evaluator:
     sampler = JointSampler.from_pretrained(plan.train.folder).to(teacher.device)
     return Evaluator(
         teacher,
-        sampler,
-        Refresh(*plan.refresh),
+        joint_update(sampler, plan.columns.count, plan.columns.policy),
+        Refresh(plan.columns.count, plan.columns.policy),
         None if judge is None else Judge(judge),
         plan.sampling,
         read_rows(corpus.folder, "held_out")[1],
@@ -189,10 +190,7 @@ def as_results(
             fingerprint=teacher.fingerprint,
             parameters=sum(p.numel() for p in teacher.model.parameters()),
         ),
-        sampler=SamplerCard(
-            width=sampler.config.width,
-            parameters=sum(p.numel() for p in sampler.parameters()),
-        ),
+        sampler=SamplerCard.of(sampler),
         judge=plan.settings.judge,
         kl_temperature=kl_temperature(plan.train.corpus.settings.temperature),
         costs={name: Cost(**cost.as_dict()) for name, cost in costs.items()},

@@ -6,11 +6,12 @@ import argparse
 
 import torch
 
+from ..columns import POLICIES
 from ..decoding.methods import Method, get_method
 from ..errors import UserError
 from ..sampler.model import EMBEDDED, JointSampler
 from ..teachers import Teacher, load_teacher
-from ..updates import Refresh, Update
+from ..updates import Refresh, Update, joint_update
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,12 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="folder of a trained sampler, or none (default: the shipped one of a shipped teacher)",
     )
-    parser.add_argument("--columns", type=int, default=8, help="columns of a refresh (default: 8)")
+    parser.add_argument(
+        "--columns", type=int, default=8, help="columns that an update recomputes (default: 8)"
+    )
+    parser.add_argument(
+        "--policy", default="attention", help=f"which columns: {', '.join(POLICIES)}"
+    )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)"
     )
@@ -48,19 +54,15 @@ def load_models(args: argparse.Namespace) -> tuple[Teacher, JointSampler | None]
     return teacher, sampler
 
 
-def updates_of(
-    args: argparse.Namespace, sampler: JointSampler | None
-) -> dict[str, Update | JointSampler]:
+def updates_of(args: argparse.Namespace, sampler: JointSampler | None) -> dict[str, Update]:
     """The updates that a command can use, by name."""
-    found: dict[str, Update | JointSampler] = {"refresh": Refresh(args.columns)}
+    found: dict[str, Update] = {"refresh": Refresh(args.columns, args.policy)}
     if sampler is not None:
-        found["joint"] = sampler
+        found["joint"] = joint_update(sampler, args.columns, args.policy)
     return found
 
 
-def pick_update(
-    method: Method, wanted: str | None, updates: dict[str, Update | JointSampler]
-) -> Update | JointSampler | None:
+def pick_update(method: Method, wanted: str | None, updates: dict[str, Update]) -> Update | None:
     """The update named ``wanted``, or the method's natural one; UserError where there is none.
 
     A method that can do without an update uses none unless one is named.

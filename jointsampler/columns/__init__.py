@@ -1,9 +1,25 @@
-"""Column policies: which columns of the canvas a refresh recomputes after a reveal.
+"""Column policies: which columns of the canvas an update recomputes after a reveal.
 
 One file each, one signature. More columns cost more and leave fewer states stale.
 """
 
+from ..errors import unknown_name
+from .attention import Attention
 from .near_then_scores import NearThenScores
-from .protocol import ColumnPolicy
+from .protocol import ColumnPolicy, Seen
 
-__all__ = ["ColumnPolicy", "NearThenScores"]
+POLICIES: dict[str, ColumnPolicy] = {
+    policy.name: policy for policy in (Attention(), NearThenScores())
+}
+
+
+def get_policy(policy: str | ColumnPolicy) -> ColumnPolicy:
+    """The policy called ``policy``, or a policy of the caller's own; UserError for an unknown name."""
+    if not isinstance(policy, str):
+        return policy
+    if policy not in POLICIES:
+        raise unknown_name("column policy", policy, POLICIES)
+    return POLICIES[policy]
+
+
+__all__ = ["POLICIES", "Attention", "ColumnPolicy", "NearThenScores", "Seen", "get_policy"]

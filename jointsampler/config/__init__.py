@@ -2,12 +2,12 @@
 
 from .load import changed, known_keys, load_config
 from .schema import (
+    ColumnsConfig,
     Config,
     CorpusConfig,
     EstimateConfig,
     EvaluateConfig,
     Range,
-    RefreshConfig,
     RunConfig,
     SamplerConfig,
     SweepConfig,
@@ -16,12 +16,12 @@ from .schema import (
 )
 
 __all__ = [
+    "ColumnsConfig",
     "Config",
     "CorpusConfig",
     "EstimateConfig",
     "EvaluateConfig",
     "Range",
-    "RefreshConfig",
     "RunConfig",
     "SamplerConfig",
     "SweepConfig",

@@ -54,26 +54,22 @@ class TeacherConfig(Section):
 
 
 class SamplerConfig(Section):
-    """The trained sampler: one layer on the teacher's hidden states."""
+    """The trained sampler: one layer, alone or on the teacher's lower layers."""
 
     width: PositiveInt | None = Field(None, description="default: the teacher's hidden size")
-    features: int = Field(
-        0, ge=0, description="intermediate teacher layers that the sampler reads, evenly spaced"
-    )
-    neighbors: int = Field(
-        0, ge=0, description="positions on each side whose token embeddings each position reads"
-    )
-
-
-class RefreshConfig(Section):
-    """The training-free update: the teacher's own layers rerun at a few columns before each reveal."""
-
-    columns: PositiveInt = Field(8, description="columns that one update recomputes")
-    near: int = Field(
-        2,
+    depth: int = Field(
+        0,
         ge=0,
-        description="distance from the last reveal within which masked positions are always recomputed",
+        description="the teacher's lower layers that every update reruns at a few columns below the "
+        "trained one (a hybrid); 0: the paper's form, which reads the embeddings of the canvas",
     )
+
+
+class ColumnsConfig(Section):
+    """Which columns of the canvas an update recomputes: a refresh, or a sampler of depth 1 or more."""
+
+    count: PositiveInt = 8
+    policy: str = Field("attention", description="a name of jointsampler/columns")
 
 
 class CorpusConfig(Section):
@@ -130,22 +126,13 @@ class TrainConfig(Section):
     k_max: int = Field(8, ge=2, description="longest round that the sampler is trained for")
     depth_decay: float = Field(0.5, gt=0, le=1, description="softmax(decay ** depth) weighs depths")
     deeper: float = Field(
-        1.0, gt=0, le=1, description="chance of unrolling one depth more; 1: always to k_max"
-    )
-    certain: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="weight of states whose next recorded token had probability 1, against weight 1 "
-        "where it had probability 0; below 1 it needs cache_gib",
+        description="chance of unrolling one depth more; 1: always to k_max. A hybrid unrolls none",
     )
     near: PositiveInt = Field(2, description="positions revealed next that enter the loss")
     far: int = Field(4, ge=0, description="random other masked positions that enter the loss")
-    fresh: Share = Field(
-        0,
-        description="share of the states from which the teacher draws new tokens in place of the "
-        "recorded ones; costs no further teacher pass where states are not kept",
-    )
     cache_gib: float = Field(0, ge=0, description="teacher states kept in memory, per worker")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -247,7 +234,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
     teacher: TeacherConfig = TeacherConfig()
     sampler: SamplerConfig = SamplerConfig()
-    refresh: RefreshConfig = RefreshConfig()
+    columns: ColumnsConfig = ColumnsConfig()
     corpus: CorpusConfig = CorpusConfig()
     train: TrainConfig = TrainConfig()
     sweep: SweepConfig = SweepConfig()

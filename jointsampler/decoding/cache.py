@@ -48,7 +48,7 @@ def check_cache(
             "A lossless method verifies many prefixes at once and is not offered with a cache: "
             "use cache='none'."
         )
-    if update.keeps_keys:
+    if update.keeps != "nothing":
         raise UserError(
             f"Update {update.name!r} keeps the keys and values of the whole canvas itself: "
             "use cache='none'."

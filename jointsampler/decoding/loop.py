@@ -40,7 +40,7 @@ class Strategy:
     @property
     def least(self) -> int:
         """The fewest reveals of a round in a row with that many masks, known without the device."""
-        fixed = self.rule.asks == "never" and self.verification is None
+        fixed = not self.rule.asks and self.verification is None
         return self.rule.limit if fixed else 1
 
 
@@ -83,9 +83,7 @@ class Decoder:
         self.script, self.before, self.after = script or Script(), before, after
         self._each = torch.arange(len(canvas.rows), device=canvas.ids.device)
         # A recorded order needs no scores, unless the rule or the update reads them.
-        self._scores = (
-            self.script.order is None or strategy.rule.asks != "never" or strategy.update.ranks
-        )
+        self._scores = self.script.order is None or strategy.rule.asks or strategy.update.ranks
 
     @torch.inference_mode()
     def run(
@@ -129,7 +127,7 @@ class Decoder:
                 scorer = Scorer(teacher, canvas, strategy.order, strategy.seed)
                 known, has = verify(
                     scorer, draft, strategy.verification, strategy.sampling, left,
-                    strategy.update.keeps_keys,
+                    strategy.update.keeps,
                 )  # fmt: skip
                 if self.after is not None:
                     self.after(canvas)
@@ -143,7 +141,7 @@ class Decoder:
         ``known``: the openings that a verification left behind, for the rows where
         ``has`` [B]; the teacher runs on the other unfinished rows alone.
         """
-        canvas, keep = self.canvas, self.strategy.update.keeps_keys
+        canvas, keep = self.canvas, self.strategy.update.keeps
         ask = canvas.unfinished() if has is None else canvas.unfinished() & ~has
         canvas.teacher_passes += ask
         canvas.teacher_rows += ask
@@ -170,30 +168,20 @@ class Decoder:
         scorer = Scorer(teacher, canvas, strategy.order, strategy.seed)
         board = Scoreboard(scorer, state.states, left) if self._scores else None
         memory: Any = None
-        last = estimate = None
+        last: Tensor | None = None
         for reveal in range(min(rule.limit, left)):
             if reveal > 0:
                 in_round = in_round & canvas.unfinished()
-                if rule.asks == "before":
-                    position = canvas.start + board.scores.argmin(dim=1)
-                    seen = foresee(
-                        teacher, state, canvas.ids, position, canvas.start + last, reveal
-                    )
-                    estimate = state.estimate(seen)
-                    stays, memory = rule.goes_on(memory, Candidate(seen.logits, reveal, estimate))
-                    in_round = in_round & stays
                 # Asking whether any row is left costs less than the update that it may save.
-                if rule.asks != "never" and not bool(in_round.any()):
+                if rule.asks and not bool(in_round.any()):
                     break
                 self._advance(state, board, last, in_round, left - min(reveal, strategy.least))
-            position, logits, memory, in_round = self._choose(
-                teacher, state, board, memory, in_round, reveal
-            )
-            choice = Choice(position, logits, in_round, reveal, estimate)
+            choice, memory = self._choose(teacher, state, board, memory, in_round, reveal, last)
+            in_round = choice.active
             self._reveal(choice, draft)
             if board is not None:
                 board.revealed()
-            last = position
+            last = choice.position
 
     def _advance(
         self, state: Round, board: Scoreboard | None, last: Tensor, in_round: Tensor, most: int
@@ -217,28 +205,49 @@ class Decoder:
         memory: Any,
         in_round: Tensor,
         reveal: int,
-    ) -> tuple[Tensor, Tensor, Any, Tensor]:
-        """(position [B], logits [B, V] there, the rule's memory, rows that stay in the round)."""
-        rule, recorded = self.strategy.rule, self.script.order
+        last: Tensor | None,
+    ) -> tuple[Choice, Any]:
+        """What is revealed next, in the rows that the rule leaves in the round; and the rule's memory."""
+        rule, recorded, start = self.strategy.rule, self.script.order, self.canvas.start
 
         def logits_at(position: Tensor) -> Tensor:
-            return teacher.logits(state.states[self._each, self.canvas.start + position])
+            return teacher.logits(state.states[self._each, start + position])
 
         position = None if board is None else board.scores.argmin(dim=1)
-        logits = None
-        if recorded is None or rule.asks != "never":  # the rule sees the method's own position
+        logits = estimate = None
+        if recorded is None or rule.asks:  # the rule sees the method's own position
             logits = logits_at(position)
-            candidate = Candidate(logits, reveal)
+            if rule.estimates and reveal > 0:
+                estimate = self._estimate(teacher, state, position, logits, last, reveal)
+            candidate = Candidate(logits, reveal, estimate)
             if reveal == 0:
                 memory = rule.begin(candidate)
-            elif rule.asks == "after":
+            elif rule.asks:
                 stays, memory = rule.goes_on(memory, candidate)
                 in_round = in_round & stays
         if recorded is not None:
             slot = self.canvas.revealed.clamp_max(recorded.shape[1] - 1)
             position = recorded[self._each, slot].clamp_min(0)
             logits = logits_at(position)
-        return position, logits, memory, in_round
+        return Choice(position, logits, in_round, reveal, estimate), memory
+
+    def _estimate(
+        self,
+        teacher: Teacher,
+        state: Round,
+        position: Tensor,
+        logits: Tensor,
+        last: Tensor,
+        reveal: int,
+    ) -> Tensor:
+        """[B] nats that the update expects a reveal at ``position`` [B] to add."""
+        canvas, each = self.canvas, self._each
+        here, before = canvas.start + position, canvas.start + last
+        depth = torch.full_like(position, reveal)
+        states, opening = state.states[each, here], state.opening[each, here]
+        return state.estimate(
+            foresee(teacher, states, opening, canvas.ids, here, before, depth, logits)
+        )
 
     def _reveal(self, choice: Choice, draft: Draft | None) -> None:
         """Draw or look up the token of ``choice``, and write it."""

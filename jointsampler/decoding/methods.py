@@ -76,7 +76,7 @@ class Method:
         """
         self.check_settings(settings)
         limit = k if self.rule is FixedK else length
-        if self.rule.asks == "before" and k_max is not None:
+        if self.rule.estimates and k_max is not None:
             limit = min(limit, k_max)
         return self.rule(limit=1 if self.one_token else limit, **settings)
 

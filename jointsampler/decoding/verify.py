@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..teachers.keyvalues import Keep
 from ..updates import Opening, full_pass
 from .canvas import Canvas
 from .sampling import Sampling, draw, probabilities
@@ -79,13 +80,13 @@ def verify(
     verification: Verification,
     sampling: Sampling,
     most: int,
-    keep_keys: bool,
+    keep: Keep,
 ) -> tuple[Opening, Tensor]:
     """Keep the verified part of ``draft`` on the scorer's canvas, in place.
 
     Returns (opening, has [B] bool): the openings of the next round that the
     verification has already computed, in all rows but those with a rejection.
-    ``keep_keys``: whether openings need their keys and values.
+    ``keep``: what openings store besides their states.
     """
     teacher, canvas = scorer.teacher, scorer.canvas
     k, batch = len(draft.tokens), len(canvas.rows)
@@ -96,7 +97,7 @@ def verify(
     ids = prefix_states(canvas, draft)[:, index].reshape(k * len(index), -1)
     mask = canvas.attention_mask
     mask = None if mask is None else mask[index].repeat(k, 1)
-    passed = full_pass(teacher, ids, mask, keep_keys)
+    passed = full_pass(teacher, ids, mask, keep)
     hidden = passed.states.view(k, len(index), *passed.states.shape[1:])
     canvas.teacher_passes += draft.opened
     canvas.teacher_rows += torch.stack(draft.made).sum(0)

@@ -3,15 +3,13 @@
 Optimizers, workers and checkpoints are left to ``workflows/train``.
 """
 
-from .positions import DistillSettings, draw_depth, draw_states
+from .positions import DistillSettings, draw_states
 from .step import distill_step
-from .targets import TeacherStates, start_weights
+from .targets import TeacherStates
 
 __all__ = [
     "DistillSettings",
     "TeacherStates",
     "distill_step",
-    "draw_depth",
     "draw_states",
-    "start_weights",
 ]

@@ -8,7 +8,6 @@ Every choice is a pure function of seed, step and row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +26,6 @@ class DistillSettings:
     near: int = 2  # positions revealed next that enter the loss
     far: int = 4  # random other masked positions that enter it
     near_share: float = 0.9  # the near positions' share of the weight
-    fresh: float = 0.0  # share of the states that the teacher continues with new tokens
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class LossPositions:
 
 
 def state_keys(paths: Paths, row_ids: Tensor, starts: Tensor) -> Tensor:
-    """[B] int64, one per state: the seed of its far positions and of its fresh tokens."""
+    """[B] int64, one per state: the seed of its far positions."""
     return row_ids.to(starts.device) * paths.order.shape[1] + starts
 
 
@@ -89,14 +87,18 @@ def draw_depth(settings: DistillSettings, seed: int, step: int) -> int:
     return min(deepest, 1 + int(math.log(max(draw, 1e-12)) / math.log(settings.deeper)))
 
 
+def draw_jumps(settings: DistillSettings, count: int, seed: int, step: int, rank: int) -> Tensor:
+    """[count] int64 in 1 .. k_max - 1: reveals from the opening to the state that a hybrid learns from.
+
+    One per state, with the probabilities of :func:`depth_weights`.
+    """
+    draws = rng.uniform(seed, step, rank, torch.arange(count), rng.DEPTH)
+    weights = depth_weights(settings, settings.k_max - 1, draws.device)
+    return 1 + inverse_cdf(weights.expand(count, -1), draws)
+
+
 def draw_states(
-    reveals: Tensor,
-    count: int,
-    seed: int,
-    step: int,
-    rank: int = 0,
-    world: int = 1,
-    weigh: Callable[[Tensor], Tensor] | None = None,
+    reveals: Tensor, count: int, seed: int, step: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Tensor]:
     """(row indices [count], starts t [count]) of one worker's step, int64.
 
@@ -104,17 +106,11 @@ def draw_states(
     at least one reveal follows the first of the round, and no state lies behind a
     row's end. A worker draws among its own rows, those congruent to ``rank``
     modulo ``world``, and so keeps no other row's states. The draw is a function of
-    (seed, step, rank): resuming needs no data position. ``weigh``: rows [count] ->
-    weights [count, L - 1] of their starts; all alike without it.
+    (seed, step, rank): resuming needs no data position.
     """
     n_rows = len(reveals)
     draw = torch.arange(count) * world + rank
     own = (n_rows - rank + world - 1) // world
     pick = (rng.uniform(seed, step, draw, rng.ROW) * own).long()
     rows, uniform = rank + world * pick, rng.uniform(seed, step, draw, rng.START)
-    starts = (reveals[rows] - 1).clamp_min(1)
-    if weigh is None:
-        return rows, (uniform * starts).long()
-    weights = weigh(rows)
-    valid = torch.arange(weights.shape[1]) < starts[:, None]
-    return rows, inverse_cdf(weights * valid, uniform)
+    return rows, (uniform * (reveals[rows] - 1).clamp_min(1)).long()

@@ -1,13 +1,15 @@
 """One distillation step: a batch of trajectories to a loss (arXiv 2509.22738, section 3.2).
 
-From a random state x_t a round is opened and advanced along the recorded reveals;
-at each depth d its conditionals are compared with the teacher's at x_{t+d}. The
-paper draws one depth per example. Here every depth is scored with the paper's
-weights, which costs (D + 1) / D teacher passes per scored state instead of 2.
+From a random state x_t a round is opened, and after d recorded reveals its
+conditionals are compared with the teacher's at x_{t+d}. The paper's form is
+recurrent: the step unrolls it, and scores every depth with the paper's weights. A
+hybrid is a function of the opening and of x_{t+d} alone: a state is one pass, and d
+is drawn with these weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +18,10 @@ from torch import Tensor
 from ..sampler import JointSampler, at_columns
 from ..sampler.estimator import estimate_loss
 from ..updates import Opening, Reveal, Trained, foresee
-from ..updates.trained import TrainedRound
+from ..updates.hybrid import carried
 from .objective import losses
-from .positions import DistillSettings, depth_weights
-from .targets import DepthTargets, Targets, TeacherStates
+from .positions import DistillSettings, depth_weights, draw_depth, draw_jumps
+from .targets import Targets, TeacherStates
 
 
 @dataclass(frozen=True)
@@ -33,63 +35,92 @@ def distill_step(
     sampler: JointSampler,
     index: Tensor,
     starts: Tensor,
+    advances: Tensor,
     settings: DistillSettings,
     seed: int,
-    depths: int | None = None,
-    step: int = 0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss, metrics) of the trajectories ``index`` [B] cut at ``starts`` [B].
 
     ``sampler``: the module or an engine around it; ``states``: those of the teacher
-    with the layers that the sampler reads. ``depths``: updates to unroll, k_max - 1
-    by default; ``step`` of the training seeds fresh tokens. Metrics are detached
-    scalars: the weighted forward KL at each depth, "kl_d1" and so on, in nats per
-    position, their weighted mean "loss", and "estimate_loss". The estimator learns
-    from the KL at the position revealed next, without a gradient into the sampler.
+    with the layers that the sampler reads; ``advances``: those of :func:`advances`.
+    Metrics are detached scalars: the weighted forward KL of each pass, "kl_d1" and
+    so on for the paper's form, in nats per position, their weighted mean "loss", and
+    "estimate_loss". The estimator learns from the KL at the position revealed
+    next, without a gradient into the sampler.
     """
-    depths = depths or settings.k_max - 1
-    targets = states.targets(index, starts, settings, depths, seed, step)
-    weights = depth_weights(settings, depths, targets.at.device)
-    update = Trained(sampler)
-    opening = Opening(targets.opening, None)
-    state = update.begin(states.teacher, opening, targets.paths.attention_mask)
+    module: JointSampler = getattr(sampler, "module", sampler)
+    targets = states.targets(index, starts, advances, settings, seed)
+    passes = _jump if module.config.depth else _unroll
     made = [
-        _depth(state, states, update, targets, d, target, d == depths)
-        for d, target in enumerate(targets.depths, start=1)
+        _score(states, module, targets, d, advances[d], here)
+        for d, here in enumerate(passes(states, sampler, targets))
     ]
+    weights = depth_weights(settings, len(made), targets.at.device)
     kl = torch.stack([depth.kl for depth in made])
     off = torch.stack([depth.estimate for depth in made]).mean()
-    metrics = {f"kl_d{d}": depth.kl.detach() for d, depth in enumerate(made, start=1)}
-    metrics |= {"loss": (kl.detach() * weights).sum(), "estimate_loss": off.detach()}
-    return (kl * weights).sum() + off, metrics
+    loss = (kl * weights).sum()
+    metrics = {"loss": loss.detach(), "estimate_loss": off.detach()}
+    if len(made) > 1:
+        metrics |= {f"kl_d{d}": depth.kl.detach() for d, depth in enumerate(made, start=1)}
+    return loss + off, metrics
 
 
-def _depth(
-    state: TrainedRound,
+def draw_advances(
+    sampler: JointSampler, settings: DistillSettings, count: int, seed: int, step: int, rank: int
+) -> Tensor:
+    """[D, count] int64: how many reveals after its opening each state is compared with the teacher."""
+    if sampler.config.depth:
+        return draw_jumps(settings, count, seed, step, rank)[None]
+    return torch.arange(1, draw_depth(settings, seed, step) + 1)[:, None].expand(-1, count)
+
+
+def _unroll(states: TeacherStates, sampler: JointSampler, targets: Targets) -> Iterator[Tensor]:
+    """The sampler's states [B, C, H] at the loss positions of each later state, recurrently."""
+    paths = targets.paths
+    each = torch.arange(len(paths.ids), device=paths.ids.device)
+    opening = Opening(targets.read[0], None)
+    state = Trained(sampler).begin(states.teacher, opening, paths.attention_mask)
+    for d, where in enumerate(targets.where, start=1):
+        at, columns = targets.at[d], paths.start + where.positions
+        ids = paths.state(at)
+        if d == len(targets.where):  # no update follows: only the states in the loss are needed
+            yield state.last(ids, columns)
+            return
+        state.advance(Reveal(ids, paths.start + paths.order[each, (at - 1).clamp_min(0)]))
+        yield at_columns(state.states, columns)
+
+
+def _jump(states: TeacherStates, sampler: JointSampler, targets: Targets) -> Iterator[Tensor]:
+    """The same of a hybrid, one pass for each later state, with every column recomputed."""
+    teacher, paths = states.teacher, targets.paths
+    low_before, top_before = targets.read[0].split(teacher.hidden_size, dim=-1)
+    for read, where in zip(targets.read[1:], targets.where, strict=True):
+        low = read[..., : teacher.hidden_size]
+        guess = carried(teacher, low, low_before, top_before)
+        yield sampler(low, guess, paths.attention_mask, paths.start + where.positions)
+
+
+def _score(
     states: TeacherStates,
-    update: Trained,
+    module: JointSampler,
     targets: Targets,
     d: int,
-    target: DepthTargets,
-    is_last: bool,
+    advance: Tensor,
+    here: Tensor,
 ) -> DepthLoss:
-    """The loss after the d-th update of the round."""
-    teacher, paths, at = states.teacher, targets.paths, targets.at[d]
-    each = torch.arange(len(at), device=at.device)
-    where, columns = target.where, paths.start + target.where.positions
-    ids = paths.state(at)
-    revealed = paths.start + paths.order[each, (at - 1).clamp_min(0)]
-    with torch.no_grad():  # the first loss position is the one revealed next
-        seen = foresee(teacher, state, ids, columns[:, 0], revealed, d)
-    guess = update.module.estimator.log_nats(seen)
-    if is_last:  # no update follows: only the states in the loss are needed
-        here = state.last(ids, columns)
-    else:
-        state.advance(Reveal(ids, revealed))
-        here = at_columns(state.states, columns)
-    nats = losses(teacher, target.truth, here[..., : teacher.hidden_size].flatten(0, 1))
-    nats = nats.view_as(where.weight)
-    alive = (targets.at[0] + d <= paths.reveals - 1).float()  # a path that ended has no next state
+    """The loss of the sampler's states ``here`` [B, C, H], ``advance`` [B] reveals after the opening."""
+    teacher, paths, at, where = states.teacher, targets.paths, targets.at[d + 1], targets.where[d]
+    nats = losses(teacher, targets.truth[d], here.flatten(0, 1)).view_as(where.weight)
+    advance = advance.to(at)
+    alive = (targets.at[0] + advance <= paths.reveals - 1).float()  # else the path ended before
     alive = alive / alive.sum().clamp_min(1)
-    off = estimate_loss(guess, nats[:, 0].detach())
+    each = torch.arange(len(at), device=at.device)
+    position = paths.start + where.positions[:, 0]  # the first loss position is revealed next
+    revealed = paths.start + paths.order[each, (at - 1).clamp_min(0)]
+    with torch.no_grad():
+        opening = states.final(targets.read[0][each, position])
+        seen = foresee(
+            teacher, here[:, 0].detach(), opening, paths.state(at), position, revealed, advance
+        )
+    off = estimate_loss(module.estimator.log_nats(seen), nats[:, 0].detach())
     return DepthLoss(((nats * where.weight).sum(1) * alive).sum(), (off * alive).sum())

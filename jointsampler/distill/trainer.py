@@ -19,9 +19,9 @@ from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..sampler import JointSampler
 from .clock import Clock, Recent
-from .positions import DistillSettings, draw_depth, draw_states
-from .step import distill_step
-from .targets import TeacherStates, start_weights
+from .positions import DistillSettings, draw_states
+from .step import distill_step, draw_advances
+from .targets import TeacherStates
 from .validate import Validator
 
 Weights = dict[str, Tensor]
@@ -74,7 +74,6 @@ def distill_settings(settings: TrainConfig) -> DistillSettings:
         depth_decay=settings.depth_decay,
         near=settings.near,
         far=settings.far,
-        fresh=settings.fresh,
     )
 
 
@@ -106,7 +105,6 @@ class Trainer:
         self.place = validator.place
         self.state = state or TrainState()
         self.distill = distill_settings(settings)
-        self.weigh = start_weights(states, settings.certain)
         self.reveals = states.trajectories.reveals
         self.recent, self.clock = Recent(), Clock(states, self.state.step)
 
@@ -138,15 +136,14 @@ class Trainer:
         """One optimizer step on states drawn for this worker."""
         settings, step, place = self.settings, self.state.step, self.place
         count = settings.batch_size // place.world
-        index, starts = draw_states(
-            self.reveals, count, self.seed, step, place.rank, place.world, self.weigh
-        )
-        depths = draw_depth(self.distill, self.seed, step)
+        index, starts = draw_states(self.reveals, count, self.seed, step, place.rank, place.world)
+        advances = draw_advances(self.sampler, self.distill, count, self.seed, step, place.rank)
         parts = settings.accumulate
-        for rows, at in zip(index.chunk(parts), starts.chunk(parts), strict=True):
+        drawn = index.chunk(parts), starts.chunk(parts), advances.chunk(parts, dim=1)
+        for rows, at, later in zip(*drawn, strict=True):
             with self.engine.precision():
                 loss, metrics = distill_step(
-                    self.states, self.engine, rows, at, self.distill, self.seed, depths, step
+                    self.states, self.engine, rows, at, later, self.distill, self.seed
                 )
             self.engine.backward(loss)
             self.engine.step()

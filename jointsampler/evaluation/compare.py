@@ -20,10 +20,9 @@ from ..decoding.loop import Strategy
 from ..decoding.methods import METHODS, Method, get_method
 from ..decoding.orders import get_order
 from ..decoding.sampling import Sampling
-from ..sampler import JointSampler
 from ..tasks import TASKS, UNSEEN, examples
 from ..teachers.protocol import Teacher
-from ..updates import Update, as_update
+from ..updates import Hybrid, Trained, Update, as_update
 from .cost import UpdateCost, update_cost
 from .environment import machine, packages
 from .judges import Judge
@@ -114,13 +113,13 @@ class Comparison:
     def __init__(
         self,
         teacher: Teacher,
-        updates: dict[str, Update | JointSampler],
+        updates: dict[str, Update],
         protocol: Protocol,
         judge: Judge | None = None,
     ):
         self.teacher, self.protocol, self.judge = teacher, protocol, judge
         self.updates = {"none": as_update(None)} | {n: as_update(u) for n, u in updates.items()}
-        self.sampler = updates.get("joint")
+        self.joint = updates.get("joint")
         self.prompts = task_prompts(protocol)
         self._costs: dict[str, UpdateCost] = {}
         self._references: dict[str, Reference] = {}
@@ -172,9 +171,8 @@ class Comparison:
         """``rows`` with the conditions under which they were measured."""
         teacher = self.teacher
         card = None
-        if isinstance(self.sampler, JointSampler):
-            size = sum(p.numel() for p in self.sampler.parameters())
-            card = SamplerCard(width=self.sampler.config.width, parameters=size)
+        if isinstance(self.joint, Trained | Hybrid):
+            card = SamplerCard.of(self.joint.module)
         return Results(
             config=asdict(self.protocol),
             versions=packages(),
@@ -259,7 +257,7 @@ class Comparison:
         if not self.updates[setting.update].passes:
             return tokens / rows
         name = setting.update
-        estimated = get_method(setting.method).rule.asks == "before"
+        estimated = get_method(setting.method).rule.estimates
         key = f"{name} with its estimate" if estimated else name
         if key not in self._costs:
             protocol = self.protocol

@@ -20,9 +20,8 @@ from ..decoding.methods import get_method
 from ..decoding.prompts import prompt_text
 from ..errors import UserError
 from ..memory import largest_fitting
-from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
-from ..updates import Refresh
+from ..updates import Refresh, Update
 from .cost import UpdateCost, update_cost
 from .judges import Judge, Scores
 from .kl import Reference, block_kl
@@ -129,7 +128,7 @@ def list_items(
 
 
 class Evaluator:
-    """Does items with one teacher, sampler, refresh and judge.
+    """Does items with one teacher, its updates and a judge.
 
     ``settings`` are those of the corpus; its prompts are those of the held-out
     rows alone. ``held_out`` are the held-out rows.
@@ -138,14 +137,14 @@ class Evaluator:
     def __init__(
         self,
         teacher: Teacher,
-        sampler: JointSampler | None,
+        joint: Update | None,
         refresh: Refresh,
         judge: Judge | None,
         settings: SampleSettings,
         held_out: Trajectories,
     ):
         self.teacher, self.judge = teacher, judge
-        self.updates = {"none": None, "refresh": refresh, "joint": sampler}
+        self.updates = {"none": None, "refresh": refresh, "joint": joint}
         self.settings, self.held_out = settings, held_out
         self._fits = ROWS_PER_ITEM
 

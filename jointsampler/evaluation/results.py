@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import storage
 from ..errors import UserError
+from ..sampler import JointSampler
 from .stats import Interval
 
 # The states at which KL is measured: recorded trajectories in their own order, the same
@@ -104,6 +105,13 @@ class TeacherCard(Part):
 class SamplerCard(Part):
     width: int
     parameters: int
+    depth: int = 0  # lower layers of the teacher below the trained one
+
+    @classmethod
+    def of(cls, sampler: JointSampler) -> SamplerCard:
+        config = sampler.config
+        size = sum(p.numel() for p in sampler.parameters())
+        return cls(width=config.width, parameters=size, depth=config.depth)
 
 
 class Examples(Part):

@@ -1,7 +1,7 @@
 """The joint sampler: one small trained layer on a frozen teacher, and its estimate of its own error."""
 
 from .layer import at_columns
-from .model import EMBEDDED, JointSampler, JointSamplerConfig, sampler_folder, spaced_layers
+from .model import EMBEDDED, JointSampler, JointSamplerConfig, sampler_folder
 
 __all__ = [
     "EMBEDDED",
@@ -9,5 +9,4 @@ __all__ = [
     "JointSamplerConfig",
     "at_columns",
     "sampler_folder",
-    "spaced_layers",
 ]

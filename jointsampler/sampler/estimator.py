@@ -1,10 +1,9 @@
 """The sampler's estimate of its own error: the KL that one more reveal would add.
 
 A small head beside the joint sampler, trained on the true KL(teacher || sampler)
-that distillation computes anyway. It reads the states that the last update left
-and the token just revealed, so the estimate comes before the next update and a
-refused reveal costs no update. No gradient flows from it into the sampler. The
-stop rule that uses the estimate is ``decoding/stops/adaptive.py``.
+that distillation computes anyway. It reads the states after the update, where the
+method would reveal next. No gradient flows from it into the sampler. The stop rule
+that uses the estimate is ``decoding/stops/adaptive.py``.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _LOG_RANGE = (-14.0, 5.0)  # of the estimate: from rounding error to more than a
 
 @dataclass(frozen=True)
 class Foresight:
-    """The inputs of an estimate for N rows, before an update. See ``updates.foresee``."""
+    """The inputs of an estimate for N rows. See ``updates.foresee``."""
 
-    states: Tensor  # [N, H or more] at the position that would be revealed next, before the update
+    states: Tensor  # [N, H or more] at the position that would be revealed next
     opening: Tensor  # [N, H or more] there, as the round's full pass left them
-    logits: Tensor  # [N, V] there, before the update
+    logits: Tensor  # [N, V] there
     revealed: Tensor  # [N, H] embedding of the token revealed last
     distance: Tensor  # [N] int64, positions between the two
-    depth: int  # reveals of the round so far, at least 1
+    depth: Tensor  # [N] int64, reveals of the round so far, at least 1
 
 
 class KLEstimator(nn.Module):
@@ -50,8 +49,13 @@ class KLEstimator(nn.Module):
             surest = log_probs.amax(-1)
             entropy = -(log_probs.exp() * log_probs.clamp_min(-1e4)).sum(-1)
             moved = (hidden - opening).float().pow(2).mean(-1).clamp_min(1e-12).log()
-            depth = torch.full_like(entropy, float(seen.depth))
-            scalars = [entropy, surest, moved, depth.log(), seen.distance.float().abs().log1p()]
+            scalars = [
+                entropy,
+                surest,
+                moved,
+                seen.depth.float().log(),
+                seen.distance.float().abs().log1p(),
+            ]
             vectors = [
                 F.rms_norm(x.float(), (self.hidden_size,), eps=self.eps)
                 for x in (hidden, opening, seen.revealed)

@@ -29,19 +29,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def beside(x: Tensor, count: int, attention_mask: Tensor | None) -> Tensor:
-    """x [B, S, H] of ``count`` positions on each side of every position: [B, S, 2 * count * H].
-
-    The result is zero past the ends. Positions that attention_mask [B, S] hides
-    count as past the ends too, so padding changes nothing.
-    """
-    if attention_mask is not None:
-        x = x * attention_mask[..., None]
-    padded = F.pad(x, (0, 0, count, count))
-    offsets = [o for o in range(2 * count + 1) if o != count]
-    return torch.cat([padded[:, o : o + x.shape[1]] for o in offsets], dim=-1)
-
-
 class Norm(nn.RMSNorm):
     """RMSNorm in the precision of its weight, also where autocast passes a coarser input."""
 
@@ -78,6 +65,19 @@ class Layer(nn.Module):
         self.gate_up = nn.Linear(width, 2 * intermediate, bias=False)
         self.down = nn.Linear(intermediate, width, bias=False)
 
+    def read(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, S, W] -> queries, keys and values [B, heads, S, head_dim] each."""
+        qkv = self.qkv(self.attention_norm(x)).view(*x.shape[:2], 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def mix(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        """x [B, C, W] with its queries, and the keys and values of all S positions -> [B, C, W]."""
+        mixed = attend(q, k, v, key_mask).transpose(1, 2)
+        x = x + self.attention_out(mixed.reshape(*x.shape[:2], -1))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
     def forward(
         self,
         x: Tensor,
@@ -86,14 +86,8 @@ class Layer(nn.Module):
         key_mask: Tensor | None,
         columns: Tensor | None = None,
     ) -> Tensor:
-        batch, length, _ = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, S, head_dim] each
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k, v = self.read(x, cos, sin)
         if columns is not None:
             x = at_columns(x, columns)
             q = q.gather(2, columns[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
-        mixed = attend(q, k, v, key_mask).transpose(1, 2)
-        x = x + self.attention_out(mixed.reshape(batch, x.shape[1], -1))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        return self.mix(x, q, k, v, key_mask)

@@ -1,16 +1,20 @@
 """The joint sampler: one small bidirectional transformer layer on a frozen teacher.
 
-Given the embedding of the canvas after a reveal and the previous hidden states,
-the layer predicts the next hidden states, which the *teacher's own* frozen LM
-head reads (arXiv 2509.22738, section 3). It may also read inner layers of the
-teacher, as the round's full pass left them, and the embeddings beside each
-position. The output projection starts at zero, so an untrained sampler gives the
-teacher's marginals exactly. Training is left to ``distill/``, use to ``updates/``.
+The layer corrects a guess of the hidden states after a reveal. The *teacher's own*
+frozen LM head reads the result. The output projection starts at zero, so an
+untrained sampler returns its guess. ``depth`` decides what it reads:
+
+- 0, the paper's form (arXiv 2509.22738, section 3): the embeddings of the canvas
+  and the previous hidden states, recurrently over the round.
+- m > 0, a hybrid: the output of the teacher's m-th layer, fresh, and the *carry*: the
+  last layer's output as the full pass left it, plus the change of the m-th layer's since.
+
+``updates/trained.py`` and ``updates/hybrid.py`` put the two to use. Training is left
+to ``distill/``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,13 +22,15 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import UserError
+from ..teachers.columns import check_rerun
 from ..teachers.protocol import Teacher, position_ids
 from ..teachers.weights import quiet
 from .estimator import KLEstimator
-from .layer import Layer, Norm, at_columns, beside, rotary_angles
+from .layer import Layer, Norm, at_columns, rotary_angles
 
 # Shipped samplers, each for the embedded teacher of its name.
-EMBEDDED = {"tiny": Path(__file__).parents[1] / "samplers" / "tiny"}
+_SHIPPED = Path(__file__).parents[1] / "samplers"
+EMBEDDED = {name: _SHIPPED / name for name in ("tiny", "tiny-paper")}
 
 
 def sampler_folder(path: str | Path) -> Path:
@@ -47,8 +53,7 @@ class JointSamplerConfig(PretrainedConfig):
         teacher_name: str = "",
         teacher_fingerprint: str = "",
         k_max: int = 8,
-        read_layers: Sequence[int] = (),
-        neighbors: int = 0,
+        depth: int = 0,
         **kwargs,
     ):
         self.teacher_hidden_size = teacher_hidden_size
@@ -61,40 +66,23 @@ class JointSamplerConfig(PretrainedConfig):
         self.teacher_name = teacher_name
         self.teacher_fingerprint = teacher_fingerprint
         self.k_max = k_max  # reveals of the longest round that it was trained for
-        self.read_layers = list(read_layers)  # of the teacher, besides its final hidden states
-        self.neighbors = neighbors  # positions on each side whose embeddings each position reads
+        self.depth = depth  # lower layers of the teacher that run before it; 0: the paper's form
         super().__init__(**kwargs)
 
 
-def spaced_layers(teacher: Teacher, count: int) -> list[int]:
-    """``count`` layers of the teacher below its last, evenly spaced.
-
-    Raises UserError where it has too few.
-    """
-    if count >= teacher.layers:
-        raise UserError(
-            f"Teacher {teacher.name!r} has {teacher.layers} layers: a sampler can read at most "
-            f"{teacher.layers - 1} besides the last, not {count}."
-        )
-    return [round((i + 1) * teacher.layers / (count + 1)) for i in range(count)]
-
-
 class JointSampler(PreTrainedModel):
-    """h_j = h_{j-1} + project(layer(fuse(norm(embedding), norm(h_{j-1})))); weights shared over j."""
+    """states + project(layer(fuse(norm(inputs), norm(states)))): see the top of this file."""
 
     config_class = JointSamplerConfig
     base_model_prefix = ""
-    main_input_name = "embedding"
+    main_input_name = "inputs"
 
     def __init__(self, config: JointSamplerConfig):
         super().__init__(config)
         hidden, eps = config.teacher_hidden_size, config.norm_eps
         self.embedding_norm = Norm(hidden, eps=eps)
         self.hidden_norm = Norm(hidden, eps=eps)
-        self.layer_norms = nn.ModuleList(Norm(hidden, eps=eps) for _ in config.read_layers)
-        self.fuse = nn.Linear((2 + len(config.read_layers)) * hidden, config.width, bias=False)
-        if config.neighbors:
-            self.beside = nn.Linear(2 * config.neighbors * hidden, config.width, bias=False)
+        self.fuse = nn.Linear(2 * hidden, config.width, bias=False)
         self.layer = Layer(
             config.width, config.heads, config.head_dim, config.intermediate_size, eps
         )
@@ -110,52 +98,46 @@ class JointSampler(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
-        if module in (getattr(self, "project", None), getattr(self, "beside", None)):
+        if module is getattr(self, "project", None):
             nn.init.zeros_(module.weight)
 
     def forward(
         self,
-        embedding: Tensor,
+        inputs: Tensor,
         states: Tensor,
         attention_mask: Tensor | None = None,
         columns: Tensor | None = None,
     ) -> Tensor:
-        """One sampler pass.
+        """One sampler pass over whole rows: new hidden states [B, S, H].
 
-        embedding [B, S, H] of the canvas after the last reveal, states
-        [B, S, (1 + F) H] (those of :meth:`reading`'s teacher, or this function's
-        own), attention_mask [B, S] bool, False on left padding -> states
-        [B, S, (1 + F) H]: new hidden states, and the teacher's F inner layers unchanged.
+        inputs [B, S, H]: embeddings of the canvas, or outputs of layer ``depth``.
+        states [B, S, H]: the previous hidden states, or the carry behind the final
+        norm. attention_mask: [B, S] bool, False on left padding.
 
-        With ``columns`` [B, C] int64 only the states there come back,
-        [B, C, (1 + F) H]. That is enough for the last pass of a training step, and
-        about half of the work.
+        With ``columns`` [B, C] int64 only the states there come back, [B, C, H].
+        That is enough for the last pass of a training step, and about half of the work.
         """
-        config = self.config
         if attention_mask is None:
-            positions = torch.arange(embedding.shape[1], device=embedding.device)[None]
+            positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
             key_mask = None
         else:
             positions = position_ids(attention_mask)
             key_mask = attention_mask[:, None, None, :]
-        cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
-        x = self._read(embedding, states, attention_mask)
-        x = self.layer(x, cos[:, None], sin[:, None], key_mask, columns)  # one angle for all heads
-        before = states if columns is None else at_columns(states, columns)
-        size = config.teacher_hidden_size
-        hidden = before[..., :size] + self.project(self.final_norm(x))
-        return torch.cat([hidden, before[..., size:]], dim=-1) if config.read_layers else hidden
+        x = self.layer(self.fused(inputs, states), *self.angles(positions), key_mask, columns)
+        return self.corrected(states if columns is None else at_columns(states, columns), x)
 
-    def _read(self, embedding: Tensor, states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The layer's input, [B, S, W]."""
-        tokens = self.embedding_norm(embedding)
-        previous, *inner = states.split(self.config.teacher_hidden_size, dim=-1)
-        inputs = [tokens, self.hidden_norm(previous)]
-        inputs += [norm(layer) for norm, layer in zip(self.layer_norms, inner, strict=True)]
-        x = self.fuse(torch.cat(inputs, dim=-1))
-        if self.config.neighbors:
-            x = x + self.beside(beside(tokens, self.config.neighbors, attention_mask))
-        return x
+    def fused(self, inputs: Tensor, states: Tensor) -> Tensor:
+        """The layer's input, [B, S, W]; arguments as in :meth:`forward`."""
+        return self.fuse(torch.cat([self.embedding_norm(inputs), self.hidden_norm(states)], dim=-1))
+
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of the rotary embedding at ``positions`` [B or 1, S], the same for all heads."""
+        cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        return cos[:, None], sin[:, None]
+
+    def corrected(self, states: Tensor, x: Tensor) -> Tensor:
+        """New hidden states [B, C, H] from the guess ``states`` and the layer's output x [B, C, W]."""
+        return states + self.project(self.final_norm(x))
 
     @classmethod
     def for_teacher(
@@ -163,21 +145,26 @@ class JointSampler(PreTrainedModel):
         teacher: Teacher,
         width: int | None = None,
         *,
-        features: int = 0,
-        neighbors: int = 0,
+        depth: int = 0,
         k_max: int = 8,
         seed: int = 0,
     ) -> JointSampler:
         """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
 
-        ``features``: how many inner layers of the teacher it reads, evenly spaced.
-        ``neighbors``: how many positions on each side it reads the embeddings of.
-        ``k_max``: reveals of the longest round that it will be trained for.
+        ``depth``: lower layers of the teacher that run before the sampler's; 0 is the
+        paper's form. ``k_max``: reveals of the longest round that it will be trained for.
 
-        Raises UserError where the width does not fit the teacher's heads, or the
-        teacher has too few layers.
+        Raises UserError where the width does not fit the teacher's heads, the teacher
+        has no layers above ``depth``, or cannot rerun a few columns.
         """
         width = width or teacher.hidden_size
+        if not 0 <= depth < teacher.layers:
+            raise UserError(
+                f"Teacher {teacher.name!r} has {teacher.layers} layers: a sampler's depth lies between 0 "
+                f"(the paper's form) and {teacher.layers - 1}, not {depth}."
+            )
+        if depth:
+            check_rerun(teacher)
         shape = teacher.layer_shape(width)
         config = JointSamplerConfig(
             teacher_hidden_size=teacher.hidden_size,
@@ -190,8 +177,7 @@ class JointSampler(PreTrainedModel):
             teacher_name=teacher.name,
             teacher_fingerprint=teacher.fingerprint,
             k_max=k_max,
-            read_layers=spaced_layers(teacher, features),
-            neighbors=neighbors,
+            depth=depth,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -224,8 +210,8 @@ class JointSampler(PreTrainedModel):
     def reading(self, teacher: Teacher) -> Teacher:
         """``teacher`` with the states that this sampler reads; UserError unless made for it."""
         self.check_teacher(teacher)
-        layers = self.config.read_layers
-        return teacher.reading(layers) if layers else teacher
+        depth = self.config.depth
+        return teacher.reading((depth, teacher.layers)) if depth else teacher
 
     def check_teacher(self, teacher: Teacher) -> None:
         """UserError unless this sampler was made for ``teacher`` and is on its device."""

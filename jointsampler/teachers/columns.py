@@ -48,12 +48,14 @@ class _Pass:
     mask_rows: dict[int, Tensor] = field(default_factory=dict)  # by id of the stored mask
 
     def exchange(
-        self, key: Tensor, value: Tensor, mask: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """key and value [B, kv_heads, S or C, D] of one call -> those of all S columns, and a mask."""
         call, stored = self.calls, self.stored
         self.calls += 1
         if self.columns is None:
+            if stored.with_queries:
+                stored.keep_query(query, key, mask, scale)
             # Copies: the originals may be views of a larger projection.
             stored.keys.append(key.clone(memory_format=torch.contiguous_format))
             stored.values.append(value.clone(memory_format=torch.contiguous_format))
@@ -109,14 +111,19 @@ def rerunning(stored: KeyValues, columns: Tensor) -> Iterator[None]:
 
 
 def exchange(
-    key: Tensor, value: Tensor, mask: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask to attend with in the active pass; unchanged if there is none.
+
+    ``scale`` of the logits, by default 1 / sqrt(D).
 
     For networks of our own, once per attention call; stock classes call :func:`_attention`.
     """
     current = _ACTIVE.get()
-    return (key, value, mask) if current is None else current.exchange(key, value, mask)
+    if current is None:
+        return key, value, mask
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return current.exchange(query, key, value, mask, scale)
 
 
 def _attention(
@@ -130,7 +137,9 @@ def _attention(
     """transformers' sdpa on the active pass's keys, values and mask."""
     current = _ACTIVE.get()
     if current is not None:
-        key, value, attention_mask = current.exchange(key, value, attention_mask)
+        key, value, attention_mask = exchange(
+            query, key, value, attention_mask, options.get("scaling")
+        )
         if current.columns is not None:
             options["is_causal"] = False  # C queries are no prefix of the S keys
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from ..errors import UserError
+from . import layer_outputs
 from .checkpoint import Checkpoint
 from .columns import KeyValues, rerunning, storing
 from .options import LoadOptions
@@ -65,6 +66,7 @@ class DecoderTeacher:
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.layers = config.num_hidden_layers
         self.read_layers: tuple[int, ...] = ()
+        layer_outputs.watch(self.model.model.layers)
         self.max_length = config.max_position_embeddings
         self.device = model.device
         self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
@@ -84,20 +86,28 @@ class DecoderTeacher:
         return self.align(raw, attention_mask)
 
     def rerun(
-        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+        self,
+        ids: Tensor,
+        columns: Tensor,
+        attention_mask: Tensor | None,
+        stored: KeyValues,
+        depth: int | None = None,
     ) -> Tensor:
         positions = columns
         if attention_mask is not None:
             positions = position_ids(attention_mask).gather(1, columns)
-        with rerunning(stored, columns):
-            out = self.model.model(
+
+        def run() -> Tensor:
+            return self.model.model(
                 input_ids=ids.gather(1, columns),
                 position_ids=positions,
                 # The stored masks apply. A mask of four dimensions keeps the class from making one.
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
                 use_cache=False,
-            )
-        return out.last_hidden_state
+            ).last_hidden_state
+
+        with rerunning(stored, columns):
+            return run() if depth is None else layer_outputs.lowest(depth, run)
 
     def reading(self, layers: Sequence[int]) -> DecoderTeacher:
         other = copy.copy(self)
@@ -106,12 +116,12 @@ class DecoderTeacher:
 
     def _outputs(self, **inputs: Any) -> Tensor:
         """[B, S, (1 + F) H], not aligned."""
-        wanted = bool(self.read_layers)
-        out = self.model.model(output_hidden_states=wanted, **inputs)
-        if not wanted:
-            return out.last_hidden_state
-        read = [out.hidden_states[layer] for layer in self.read_layers]
-        return torch.cat([out.last_hidden_state, *read], dim=-1)
+        with layer_outputs.noting(self.read_layers) as noted:
+            final = self.model.model(**inputs).last_hidden_state
+        return torch.cat([final, *noted.values()], dim=-1) if noted else final
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        return self.model.model.norm(outputs)
 
     def align(self, raw: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Raw outputs [B, S, ...], from the first column on -> states, the one at i for token i."""

@@ -7,9 +7,13 @@ which columns a later pass recomputes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+# What a full pass stores of each attention call: nothing, keys and values, or queries too.
+Keep = Literal["nothing", "keys", "queries"]
 
 
 @dataclass(eq=False)
@@ -19,7 +23,9 @@ class KeyValues:
     keys, values: [B, kv_heads, S, D] per call, after rotary embedding. masks:
     [B or 1, heads or 1, S, S] per call, bool (True where a query attends) or
     additive, or None where every query attends to every key. Calls that share
-    one mask share one tensor.
+    one mask share one tensor. With ``with_queries`` also queries [B, heads, S, D] and
+    norms [B, heads, S] float32, the logarithm of each query's softmax denominator, so
+    that :meth:`attention_to` can say what a column receives.
 
     The state belongs to a round: two rounds hold two objects, and the model holds none.
     """
@@ -27,6 +33,9 @@ class KeyValues:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
+    with_queries: bool = False
+    queries: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
         """The number of attention calls that are stored."""
@@ -34,8 +43,44 @@ class KeyValues:
 
     def clear(self) -> None:
         """Drop everything; the object can store another full pass."""
-        for stored in (self.keys, self.values, self.masks):
+        for stored in (self.keys, self.values, self.masks, self.queries, self.norms):
             stored.clear()
+
+    def keep_query(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+        """Store the scaled queries [B, heads, S, D] of a call with their norms.
+
+        key: [B, kv_heads, S, D]; mask: as in ``masks``. A head at a time, so that no
+        map of all heads is ever held.
+        """
+        query = query * scale
+        groups = query.shape[1] // key.shape[1]
+        norms = []
+        for head in range(query.shape[1]):
+            logits = query[:, head] @ key[:, head // groups].transpose(1, 2)  # [B, S, S]
+            if mask is not None:
+                rows = mask[:, min(head, mask.shape[1] - 1)]
+                lowest = torch.finfo(logits.dtype).min
+                logits = (
+                    logits.masked_fill(~rows, lowest) if rows.dtype == torch.bool else logits + rows
+                )
+            norms.append(logits.float().logsumexp(-1))
+        self.queries.append(query.contiguous())
+        self.norms.append(torch.stack(norms, dim=1))
+
+    def attention_to(self, columns: Tensor) -> Tensor:
+        """[B, S] float32: the attention that each query of the full pass pays to column [B].
+
+        The mean over heads and calls. The keys are those stored now, the queries
+        and their norms those of the full pass. Padding is not told apart.
+        """
+        each = torch.arange(len(columns), device=columns.device)
+        total = torch.zeros_like(self.norms[0][:, 0])
+        for query, key, norm in zip(self.queries, self.keys, self.norms, strict=True):
+            at = key[each, :, columns]  # [B, kv_heads, D]
+            at = at.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+            logits = (query @ at[..., None])[..., 0].float()  # [B, heads, S]
+            total += (logits - norm).exp().mean(1)
+        return total / len(self)
 
     def select(self, rows: Tensor) -> KeyValues:
         """A copy of some rows (int64 [R], repeats allowed, or bool [B])."""
@@ -53,6 +98,9 @@ class KeyValues:
             [key[rows] for key in self.keys],
             [value[rows] for value in self.values],
             [pick(mask) for mask in self.masks],
+            self.with_queries,
+            [query[rows] for query in self.queries],
+            [norm[rows] for norm in self.norms],
         )
 
     def put(self, rows: Tensor, other: KeyValues) -> None:
@@ -62,6 +110,9 @@ class KeyValues:
         for call in range(len(self)):
             self.keys[call][rows] = other.keys[call]
             self.values[call][rows] = other.values[call]
+            if self.with_queries:
+                self.queries[call][rows] = other.queries[call]
+                self.norms[call][rows] = other.norms[call]
             pairs.append((id(self.masks[call]), id(other.masks[call])))
             if pairs[call] not in merged:
                 merged[pairs[call]] = self._put_mask(call, rows, other.masks[call])

@@ -69,15 +69,29 @@ class Teacher(Protocol):
         """
 
     def rerun(
-        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+        self,
+        ids: Tensor,
+        columns: Tensor,
+        attention_mask: Tensor | None,
+        stored: KeyValues,
+        depth: int | None = None,
     ) -> Tensor:
         """Raw final outputs [B, C, H] at ``columns`` [B, C] int64 of ids [B, S].
+
+        With ``depth`` only the lowest ``depth`` layers run, and the outputs of the
+        highest of them come back.
 
         The teacher's own layers compute these columns alone, on the stored keys
         and values of all other columns. The columns' new keys and values replace
         the stored ones. A row may name a column twice. The outputs are not
         aligned: output of column c serves position c + shift. ``attention_mask``
         is that of the full pass. See ``columns.check_rerun`` for who can do this.
+        """
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Outputs of the last layer [..., H] -> final hidden states: the norm before the LM head.
+
+        The identity where a network has no such norm.
         """
 
     def logits(self, states: Tensor) -> Tensor:
@@ -87,7 +101,10 @@ class Teacher(Protocol):
         """[B, S] int64 -> [B, S, H], the frozen input embedding."""
 
     def reading(self, layers: Sequence[int]) -> Teacher:
-        """The same teacher with states that also hold the outputs of ``layers`` (1 is the lowest)."""
+        """The same teacher with states that also hold the outputs of ``layers``.
+
+        1 is the lowest; the last one's are those that :meth:`finish` takes.
+        """
 
     def layer_shape(self, width: int) -> LayerShape:
         """A layer of this family scaled to ``width``; UserError if the width does not fit."""

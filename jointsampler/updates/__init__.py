@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..columns import ColumnPolicy
 from ..errors import UserError
 from ..sampler import JointSampler
+from .hybrid import Hybrid
 from .none import NoUpdate
 from .protocol import Opening, Reveal, Round, Update, foresee, full_pass
 from .refresh import Refresh
@@ -15,7 +17,7 @@ def as_update(update: Update | JointSampler | None) -> Update:
     if update is None:
         return NoUpdate()
     if isinstance(update, JointSampler):
-        return Trained(update)
+        return joint_update(update)
     if isinstance(update, Update):
         return update
     raise UserError(
@@ -24,7 +26,15 @@ def as_update(update: Update | JointSampler | None) -> Update:
     )
 
 
+def joint_update(
+    sampler: JointSampler, columns: int = 8, policy: str | ColumnPolicy = "attention"
+) -> Update:
+    """The update of ``sampler``; the paper's form recomputes all columns, whatever ``columns``."""
+    return Hybrid(sampler, columns, policy) if sampler.config.depth else Trained(sampler)
+
+
 __all__ = [
+    "Hybrid",
     "NoUpdate",
     "Opening",
     "Refresh",
@@ -35,4 +45,5 @@ __all__ = [
     "as_update",
     "foresee",
     "full_pass",
+    "joint_update",
 ]

@@ -16,7 +16,8 @@ from .protocol import Opening, Reveal
 
 class NoUpdate:
     name = "none"
-    passes = keeps_keys = ranks = estimates = False
+    passes = ranks = estimates = False
+    keeps = "nothing"
     k_max = None
 
     def reading(self, teacher: Teacher) -> Teacher:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..sampler.estimator import Foresight
-from ..teachers.columns import KeyValues
+from ..teachers.keyvalues import Keep, KeyValues
 from ..teachers.protocol import Teacher
 
 
@@ -39,11 +39,11 @@ class Opening:
             self.stored.put(rows, other.stored)
 
 
-def full_pass(teacher: Teacher, ids: Tensor, attention_mask: Tensor | None, keep: bool) -> Opening:
-    """One pass of the teacher over ids [B, S]; ``keep`` its keys and values."""
-    if not keep:
+def full_pass(teacher: Teacher, ids: Tensor, attention_mask: Tensor | None, keep: Keep) -> Opening:
+    """One pass of the teacher over ids [B, S] that stores what ``keep`` names."""
+    if keep == "nothing":
         return Opening(teacher.hidden(ids, attention_mask), None)
-    stored = KeyValues()
+    stored = KeyValues(with_queries=keep == "queries")
     return Opening(teacher.hidden(ids, attention_mask, stored), stored)
 
 
@@ -71,7 +71,7 @@ class Round(Protocol):
         """
 
     def estimate(self, seen: Foresight) -> Tensor:
-        """[B] nats of KL(teacher || method) that the next reveal is expected to add."""
+        """[B] nats of KL(teacher || method) that a reveal now is expected to add."""
 
 
 @runtime_checkable
@@ -80,7 +80,7 @@ class Update(Protocol):
 
     name: str
     passes: bool  # whether advancing a round computes anything, and so costs an update pass
-    keeps_keys: bool  # whether a round reads the keys and values of the full pass
+    keeps: Keep  # what a round reads of the full pass besides its states
     ranks: bool  # whether a round reads Reveal.masked and Reveal.scores
     estimates: bool  # whether a round estimates the KL of the next reveal
     k_max: int | None  # reveals of the longest round that its estimates are meant for
@@ -96,19 +96,21 @@ class Update(Protocol):
 
 
 def foresee(
-    teacher: Teacher, state: Round, ids: Tensor, position: Tensor, last: Tensor, depth: int
+    teacher: Teacher,
+    states: Tensor,
+    opening: Tensor,
+    ids: Tensor,
+    position: Tensor,
+    last: Tensor,
+    depth: Tensor,
+    logits: Tensor | None = None,
 ) -> Foresight:
-    """The inputs of an estimate at ``position`` [B], before the update that follows the reveal at ``last`` [B].
+    """The inputs of an estimate at ``position`` [B], after the update that followed the reveal at ``last`` [B].
 
-    ids: [B, S] the canvas with that reveal; depth: reveals of the round so far.
+    states, opening: [B, H or more] there, now and after the round's full pass; ids:
+    [B, S] the canvas; depth: [B] reveals of the round so far; logits: those of states.
     """
     each = torch.arange(len(ids), device=ids.device)
-    states = state.states[each, position]
-    return Foresight(
-        states,
-        state.opening[each, position],
-        teacher.logits(states),
-        teacher.embed(ids[each, last][:, None])[:, 0],
-        position - last,
-        depth,
-    )
+    logits = teacher.logits(states) if logits is None else logits
+    revealed = teacher.embed(ids[each, last][:, None])[:, 0]
+    return Foresight(states, opening, logits, revealed, position - last, depth)

@@ -11,16 +11,15 @@ reruns them to ``teachers/columns.py``.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..columns import ColumnPolicy, NearThenScores
+from ..columns import ColumnPolicy, get_policy
 from ..divergence import forward_kl
-from ..errors import UserError
-from ..sampler import at_columns
 from ..sampler.estimator import Foresight
 from ..teachers.columns import check_rerun
+from ..teachers.keyvalues import Keep
 from ..teachers.protocol import Teacher
+from .at_columns import checked_columns, chosen, served, with_slot, write
 from .protocol import Opening, Reveal
 
 # The estimate of the next reveal's KL, in nats: so much per reveal since the full pass, and so much
@@ -32,26 +31,21 @@ NATS_PER_DRIFT = 0.16
 
 
 class Refresh:
-    """``columns`` recomputed per update: the revealed one, masked positions up to distance ``near``,
-    then the positions that the order would reveal next.
+    """``columns`` recomputed per update, chosen by ``policy`` (a name in ``columns/``, or one of your own).
 
-    Raises UserError: columns < 1, near < 0.
+    Raises UserError: columns < 1, an unknown policy.
     """
 
     name = "refresh"
-    passes = keeps_keys = ranks = estimates = True
+    passes = ranks = estimates = True
     k_max = None
 
-    def __init__(self, columns: int = 8, near: int = 2):
-        if columns < 1:
-            raise UserError(f"Refresh needs at least 1 column, not {columns}.")
-        if near < 0:
-            raise UserError(f"Refresh needs near >= 0, not {near}.")
-        self.columns, self.near = columns, near
-        self.policy: ColumnPolicy = NearThenScores(columns, near)
+    def __init__(self, columns: int = 8, policy: str | ColumnPolicy = "attention"):
+        self.columns, self.policy = checked_columns(columns), get_policy(policy)
+        self.keeps: Keep = self.policy.keeps
 
     def __repr__(self) -> str:
-        return f"Refresh(columns={self.columns}, near={self.near})"
+        return f"Refresh(columns={self.columns}, policy={self.policy.name!r})"
 
     def reading(self, teacher: Teacher) -> Teacher:
         check_rerun(teacher)
@@ -72,11 +66,10 @@ class RefreshRound:
         attention_mask: Tensor | None,
     ):
         self.opening = opening.states
-        self._policy, self._columns = update.policy, update.columns
+        self._update = update
         self._teacher, self._mask = teacher, attention_mask
         self._stored = opening.stored
-        # One position more than the canvas has: a shifted family's last column predicts it.
-        self._buffer = F.pad(opening.states, (0, 0, 0, 1))
+        self._buffer = with_slot(opening.states)
 
     @property
     def states(self) -> Tensor:
@@ -84,32 +77,14 @@ class RefreshRound:
 
     def advance(self, reveal: Reveal) -> Tensor:
         teacher, size = self._teacher, reveal.ids.shape[1]
-        columns = self._policy.choose(
-            reveal.position, reveal.masked, reveal.scores, teacher.shift, self._mask
-        )
+        columns = chosen(self._update, teacher, reveal, self._mask, self._stored)
         outputs = teacher.rerun(reveal.ids, columns, self._mask, self._stored)  # [B, C, H]
-        self._write(columns + teacher.shift, outputs)
-        if not teacher.shift:
-            return columns
-        # A row's first real column also predicts its own position, which no column precedes.
-        first = self._first(reveal.ids)
-        own = torch.where(columns == first, columns, size)
-        kept = at_columns(self._buffer, own)
-        self._write(own, torch.where((own < size)[..., None], outputs, kept))
-        return torch.cat([columns + teacher.shift, own], dim=1)
-
-    def _first(self, ids: Tensor) -> Tensor:
-        """[B, 1] int64, each row's first column that is not padding."""
-        if self._mask is None:
-            return torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
-        return self._mask.int().argmax(dim=1, keepdim=True)
-
-    def _write(self, positions: Tensor, states: Tensor) -> None:
-        index = positions[..., None].expand_as(states)
-        self._buffer.scatter_(1, index, states.to(self._buffer.dtype))
+        positions, states = served(teacher, columns, outputs, self._mask, size)
+        write(self._buffer, positions, states)
+        return positions
 
     def estimate(self, seen: Foresight) -> Tensor:
         """From the age of the full pass and the drift of the next position's distribution since then."""
         now = torch.log_softmax(seen.logits, dim=-1)
         drift = forward_kl(now, self._teacher.logits(seen.opening))
-        return NATS_PER_REVEAL * seen.depth + NATS_PER_DRIFT / self._columns * drift
+        return NATS_PER_REVEAL * seen.depth + NATS_PER_DRIFT / self._update.columns * drift

@@ -17,10 +17,10 @@ from .protocol import Opening, Reveal
 class Trained:
     name = "joint"
     passes = estimates = True
-    keeps_keys = ranks = False
+    ranks, keeps = False, "nothing"
 
     def __init__(self, sampler: JointSampler):
-        """``sampler``: the module, or an engine of DeepSpeed around it."""
+        """``sampler``: the module of depth 0, or an engine of DeepSpeed around it."""
         self.sampler = sampler
         self.module: JointSampler = getattr(sampler, "module", sampler)
 

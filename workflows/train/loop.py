@@ -14,7 +14,6 @@ import transformers
 
 from jointsampler import Teacher, Trajectories
 from jointsampler.corpus.manifest import split_corpus
-from jointsampler.decoding.sampling import Sampling
 from jointsampler.distill import TeacherStates
 from jointsampler.distill.trainer import Trainer
 from jointsampler.distill.validate import Place, Validator
@@ -23,7 +22,7 @@ from jointsampler.evaluation.cost import update_cost
 from workflows import teachers
 from workflows.train import checkpoint
 from workflows.train.engine import SamplerEngine
-from workflows.train.memory import check_kept, check_memory
+from workflows.train.memory import check_memory
 from workflows.train.plan import TrainPlan, new_sampler, training_rows
 
 COST_BATCH = 16  # rows of the canvas on which the sampler's cost is measured
@@ -41,7 +40,7 @@ def train_loop(plan: TrainPlan) -> None:
     engine = SamplerEngine(sampler, plan.settings, device)
     saved = ray.train.get_checkpoint()
     state = None if saved is None else checkpoint.resume(engine, saved, place)
-    states = teacher_states(plan, twin.reading(teacher), rows)
+    states = TeacherStates(twin.reading(teacher), rows, plan.settings.cache_gib)
     keep_states(states, plan, engine, place, context.get_local_world_size())
     decoding = plan.corpus.settings
     cost = update_cost(teacher, twin, COST_BATCH, rows.length, decoding.order).ratio
@@ -92,12 +91,6 @@ def read_rows(plan: TrainPlan, teacher: Teacher, place: Place) -> tuple[Trajecto
     return rows, held_out
 
 
-def teacher_states(plan: TrainPlan, teacher: Teacher, rows: Trajectories) -> TeacherStates:
-    decoding = plan.corpus.settings
-    sampling = Sampling(decoding.temperature, decoding.top_p)
-    return TeacherStates(teacher, rows, plan.settings.cache_gib, sampling)
-
-
 def keep_states(
     states: TeacherStates, plan: TrainPlan, engine: SamplerEngine, place: Place, workers_here: int
 ) -> None:
@@ -107,7 +100,6 @@ def keep_states(
         return
     own = range(place.rank, len(states.trajectories), place.world)
     check_memory(states, own, settings, workers_here)
-    check_kept(states, own, settings)
     begin = time.monotonic()
     with engine.precision():
         states.fill(own)

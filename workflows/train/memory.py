@@ -43,14 +43,3 @@ def check_memory(
             f"on a node that has {free / 2**30:.1f} GiB left, for {workers_here} workers: lower it (the "
             "teacher computes rows that are not kept again) or train on fewer rows (train.rows)."
         )
-
-
-def check_kept(states: TeacherStates, rows: range, settings: TrainConfig) -> None:
-    """UserError where states are drawn by weight, which needs all rows kept, and the budget is too small."""
-    wanted = sum(map(states.row_bytes, rows))
-    if settings.certain < 1 and wanted > states.budget:
-        raise UserError(
-            f"train.certain={settings.certain:g} needs the teacher's states of all rows, "
-            f"{wanted / 2**30:.1f} GiB of a worker's {len(rows)}, and train.cache_gib is "
-            f"{settings.cache_gib:g}: raise it, train on fewer rows (train.rows) or set train.certain=1."
-        )

@@ -78,18 +78,13 @@ def training_rows(settings: TrainConfig, rows: int) -> range:
 
 
 def check_start(settings: TrainConfig, teacher: Teacher) -> None:
-    """UserError where there is no sampler to make or take, or states are drawn by weights that need kept states."""
+    """UserError where there is no sampler to make or take."""
     if not settings.steps:
         if settings.warm_start is None:
             raise UserError(
                 "train.steps=0 trains nothing: name the sampler to take as it is in train.warm_start."
             )
         JointSampler.from_pretrained(settings.warm_start).check_fingerprint(teacher)
-    if settings.certain < 1 and not settings.cache_gib:
-        raise UserError(
-            f"train.certain={settings.certain:g} weighs states by the teacher's probability of the next "
-            "token: it needs the kept states of train.cache_gib."
-        )
 
 
 def check_elastic(settings: TrainConfig) -> None:
@@ -130,31 +125,25 @@ def new_sampler(
     sampler = JointSampler.for_teacher(
         teacher,
         shape.width,
-        features=shape.features,
-        neighbors=shape.neighbors,
+        depth=shape.depth,
         k_max=settings.k_max,
         seed=seed,
     )
     if settings.warm_start is not None:
         weights = warm_start(settings.warm_start, sampler)
         if teacher.device.type != "meta":
-            sampler.load_state_dict(weights, strict=False)
+            sampler.load_state_dict(weights)
     return sampler.train()
 
 
 def warm_start(folder: str, sampler: JointSampler) -> dict[str, Tensor]:
-    """The weights in ``folder``; UserError unless they fit ``sampler``.
-
-    A sampler without neighbors fits one with them, whose term for them starts at zero.
-    """
+    """The weights in ``folder``; UserError unless they fit ``sampler``."""
     other = JointSampler.from_pretrained(folder)
-    wanted = {name: value.shape for name, value in sampler.state_dict().items()}
-    if not other.config.neighbors:
-        wanted.pop("beside.weight", None)
-    if {name: value.shape for name, value in other.state_dict().items()} != wanted:
+    same = other.config.depth == sampler.config.depth
+    shapes = [{k: v.shape for k, v in one.state_dict().items()} for one in (other, sampler)]
+    if not same or shapes[0] != shapes[1]:
         raise UserError(
             f"train.warm_start={folder!r} holds a sampler of another shape (width {other.config.width}, "
-            f"{len(other.config.read_layers)} features, {other.config.neighbors} neighbors): set "
-            "sampler.width, features and neighbors to the same."
+            f"depth {other.config.depth}): set sampler.width and sampler.depth to the same."
         )
     return other.state_dict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -21,14 +21,13 @@ class StopRule(Protocol):
     """Decides, before every reveal of a round but the first, which rows stay in the round.
 
     ``limit`` bounds the reveals of a round, so that trip counts and buffer sizes
-    need no synchronisation with the device. ``asks`` is when the loop calls the
-    rule: "never" (every round has ``limit`` reveals), "after" the update that
-    precedes the reveal, or "before" it, with an estimate, so that a refused reveal
-    costs no update.
+    need no synchronisation with the device. A refused reveal has cost the update
+    before it.
     """
 
     limit: int
-    asks: Literal["never", "after", "before"]
+    asks: bool  # whether the loop calls goes_on; if not, every round has ``limit`` reveals
+    estimates: bool  # whether goes_on reads Candidate.estimate
 
     def begin(self, first: Candidate) -> Any:
         """The rule's memory [B, ...] of a round; its first reveal, ``first``, always happens."""

@@ -20,7 +20,7 @@ from ._rule import Candidate
 class Adaptive:
     limit: int
     budget: float = 0.1
-    asks = "before"
+    asks = estimates = True
 
     def __post_init__(self) -> None:
         if not self.budget >= 0:

@@ -21,7 +21,7 @@ from ._rule import Candidate
 class EntropyBound:
     limit: int
     bound: float = 0.1
-    asks = "after"
+    asks, estimates = True, False
 
     def __post_init__(self) -> None:
         if not self.bound >= 0:

@@ -19,7 +19,7 @@ from .threshold import confidence
 class Factor:
     limit: int
     factor: float = 1.0
-    asks = "after"
+    asks, estimates = True, False
 
     def __post_init__(self) -> None:
         if not self.factor > 0:

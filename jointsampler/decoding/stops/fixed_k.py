@@ -14,7 +14,7 @@ from ._rule import Candidate
 @dataclass(frozen=True)
 class FixedK:
     limit: int
-    asks = "never"
+    asks = estimates = False
 
     def __post_init__(self) -> None:
         if self.limit < 1:

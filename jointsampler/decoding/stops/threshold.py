@@ -24,7 +24,7 @@ def confidence(candidate: Candidate) -> Tensor:
 class Threshold:
     limit: int
     threshold: float = 0.9
-    asks = "after"
+    asks, estimates = True, False
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:

@@ -7,6 +7,7 @@ at 15 % approximates one. Both can be teachers. ``[CLS]`` opens a sequence and
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ...errors import UserError
+from .. import layer_outputs
 from ..checkpoint import Checkpoint, auto_config
 from ..columns import KeyValues, rerunning, storing
 from ..options import LoadOptions
@@ -31,6 +33,8 @@ NAME = "masked_lm"
 _OTHER_HEADS = (
     r"pooler|seq_relationship|sop_classifier|contact_head|position_ids|inv_freq|^lm_head\.bias$"
 )
+# Norms behind the last layer, of ModernBERT and ESM. Most masked LMs have none there.
+_FINAL_NORMS = ("final_norm", "encoder.emb_layer_norm_after")
 # Where ALBERT and ELECTRA project narrow embeddings to the encoder's width.
 _PROJECTIONS = ("encoder.embedding_hidden_mapping_in", "embeddings_project")
 
@@ -99,21 +103,33 @@ class MaskedLMTeacher:
         self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
         self._suppress = suppression(self.forbidden_ids, self.vocab_size, self.device)
         self._widen = self._widening(checkpoint)
+        self._final_norm = _submodule(self.encoder, _FINAL_NORMS) or nn.Identity()
+        layer_outputs.watch(self._layers(checkpoint))
 
     def _widening(self, checkpoint: Checkpoint) -> nn.Module:
         """The projection from the embedding's width to the encoder's, where they differ."""
         width = self.model.get_input_embeddings().embedding_dim
         if width == self.hidden_size:
             return nn.Identity()
-        for path in _PROJECTIONS:
-            try:
-                return self.encoder.get_submodule(path)
-            except AttributeError:
-                continue
+        found = _submodule(self.encoder, _PROJECTIONS)
+        if found is not None:
+            return found
         raise UserError(
             f"{checkpoint.folder}: the embeddings have width {width}, the network has "
             f"{self.hidden_size}, and no known projection joins them: this masked LM is not supported."
         )
+
+    def _layers(self, checkpoint: Checkpoint) -> Sequence[nn.Module]:
+        """The modules that are called ``layers`` times in a pass: the layers, or ALBERT's shared one."""
+        lists = [m for m in self.encoder.modules() if isinstance(m, nn.ModuleList)]
+        shared = getattr(getattr(self.encoder, "encoder", None), "albert_layer_groups", None)
+        found = next((m for m in lists if len(m) == self.layers), shared)
+        if found is None:
+            raise UserError(
+                f"{checkpoint.folder}: no list of {self.layers} layers in {type(self.encoder).__name__}: "
+                "this masked LM is not supported."
+            )
+        return found
 
     def hidden(
         self, ids: Tensor, attention_mask: Tensor | None = None, stored: KeyValues | None = None
@@ -123,16 +139,17 @@ class MaskedLMTeacher:
             extra["attention_mask"] = attention_mask.long()
             if self._takes_positions:
                 extra["position_ids"] = self._positions(ids, attention_mask)
-        wanted = bool(self.read_layers)
-        with storing(stored):
-            out = self.encoder(input_ids=ids, output_hidden_states=wanted, **extra)
-        if not wanted:
-            return out[0]
-        read = [out.hidden_states[layer] for layer in self.read_layers]
-        return torch.cat([out[0], *read], dim=-1)
+        with storing(stored), layer_outputs.noting(self.read_layers) as noted:
+            final = self.encoder(input_ids=ids, **extra)[0]
+        return torch.cat([final, *noted.values()], dim=-1) if noted else final
 
     def rerun(
-        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+        self,
+        ids: Tensor,
+        columns: Tensor,
+        attention_mask: Tensor | None,
+        stored: KeyValues,
+        depth: int | None = None,
     ) -> Tensor:
         positions = self._positions(ids, attention_mask)
         if getattr(getattr(self.encoder, "embeddings", None), "token_dropout", False):
@@ -141,8 +158,15 @@ class MaskedLMTeacher:
             inputs = {"input_ids": ids.gather(1, columns)}
         if self._takes_positions:
             inputs["position_ids"] = positions.gather(1, columns)
-        with rerunning(stored, columns):  # the stored masks apply
+
+        def run() -> Tensor:
             return self.encoder(**inputs)[0]
+
+        with rerunning(stored, columns):  # the stored masks apply
+            return run() if depth is None else layer_outputs.lowest(depth, run)
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        return self._final_norm(outputs)
 
     def _positions(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The position ids [B, S] that a full pass uses."""
@@ -179,6 +203,14 @@ class MaskedLMTeacher:
         config = self.model.config
         intermediate = getattr(config, "intermediate_size", None) or 4 * self.hidden_size
         return scaled_layer(self, width, config.num_attention_heads, intermediate)
+
+
+def _submodule(module: nn.Module, paths: Sequence[str]) -> nn.Module | None:
+    """The first of ``paths`` that exists in ``module``."""
+    for path in paths:
+        with contextlib.suppress(AttributeError):
+            return module.get_submodule(path)
+    return None
 
 
 def _padding_index(encoder: PreTrainedModel) -> int | None:

@@ -99,7 +99,7 @@ class Block(nn.Module):
         y = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = self.attn_qkv(y).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        k, v, mask = exchange(k, v, mask)
+        k, v, mask = exchange(q, k, v, mask)
         y = F.scaled_dot_product_attention(q, k, v, mask)
         x = x + gate1 * self.attn_out(y.transpose(1, 2).reshape(batch, length, width))
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
@@ -151,23 +151,36 @@ class Network(nn.Module):
             self.output_layer = Output(vocab, width, conditioning)
 
     def forward(
-        self, ids: Tensor, positions: Tensor, mask: Tensor | None, read: tuple[int, ...] = ()
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        read: tuple[int, ...] = (),
+        depth: int | None = None,
     ) -> Tensor:
         """ids, positions [B, S]; mask [B, 1, S, S] bool -> [B, S, (1 + F) width].
 
-        ``read`` names the F blocks (1 is the lowest) whose outputs follow the final ones.
+        ``read`` names the F blocks (1 is the lowest) whose outputs follow the final
+        ones. With ``depth`` the output of that block alone comes back, and no block
+        above it runs.
         """
         x = F.embedding(ids, self.vocab_embed.embedding)
         rotary = rotary_angles(positions, x.shape[-1] // self.heads, x.dtype)
         condition = self.sigma_map.at_zero()
         kept = {}
-        for number, block in enumerate(self.blocks, start=1):
+        for number, block in enumerate(self.blocks[:depth], start=1):
             x = block(x, condition, rotary, self.heads, mask)
             if number in read:
                 kept[number] = x
+        if depth is not None:
+            return x
+        return torch.cat([self.finish(x), *(kept[layer] for layer in read)], dim=-1)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The last block's output [B, S, width] -> final hidden states."""
+        condition = self.sigma_map.at_zero()
         shift, scale = self.output_layer.adaLN_modulation(condition).chunk(2)
-        final = self.output_layer.norm_final(x) * (1 + scale) + shift
-        return torch.cat([final, *(kept[layer] for layer in read)], dim=-1)
+        return self.output_layer.norm_final(x) * (1 + scale) + shift
 
 
 def _positions(ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -222,11 +235,19 @@ class MDLMTeacher:
             return self.model(ids, _positions(ids, attention_mask), mask, self.read_layers)
 
     def rerun(
-        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+        self,
+        ids: Tensor,
+        columns: Tensor,
+        attention_mask: Tensor | None,
+        stored: KeyValues,
+        depth: int | None = None,
     ) -> Tensor:
         positions = _positions(ids, attention_mask).gather(1, columns)
         with rerunning(stored, columns):  # the stored masks apply
-            return self.model(ids.gather(1, columns), positions, None)
+            return self.model(ids.gather(1, columns), positions, None, depth=depth)
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        return self.model.finish(outputs)
 
     def reading(self, layers: Sequence[int]) -> MDLMTeacher:
         other = copy.copy(self)

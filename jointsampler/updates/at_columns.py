@@ -1,0 +1,74 @@
+"""The columns that an update recomputes, and the positions whose states they give.
+
+Shared by refresh and hybrid. Which columns are best is decided in ``columns/``.
+Families shifted by one predict position c + 1 from column c, and a row's first
+column also serves its own position. ``S`` stands for no position of the canvas:
+buffers have one slot more, into which such states fall.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..columns import ColumnPolicy, Seen
+from ..errors import UserError
+from ..teachers.keyvalues import KeyValues
+from ..teachers.protocol import Teacher
+from .protocol import Reveal
+
+
+class AtColumns(Protocol):
+    columns: int
+    policy: ColumnPolicy
+
+
+def checked_columns(count: int) -> int:
+    if count < 1:
+        raise UserError(f"An update needs at least 1 column, not {count}.")
+    return count
+
+
+def chosen(
+    update: AtColumns,
+    teacher: Teacher,
+    reveal: Reveal,
+    attention_mask: Tensor | None,
+    stored: KeyValues,
+) -> Tensor:
+    """Columns [B, C] int64 that ``update`` recomputes after ``reveal``."""
+    seen = Seen.of(
+        reveal.position, reveal.masked, reveal.scores, teacher.shift, attention_mask, stored
+    )
+    return update.policy.choose(update.columns, seen)
+
+
+def with_slot(states: Tensor) -> Tensor:
+    """A copy [B, S + 1, D] of states [B, S, D] with the slot for no position."""
+    return F.pad(states, (0, 0, 0, 1))
+
+
+def served(
+    teacher: Teacher, columns: Tensor, outputs: Tensor, attention_mask: Tensor | None, size: int
+) -> tuple[Tensor, Tensor]:
+    """(positions [B, C'], their outputs [B, C', H]) of raw outputs [B, C, H] at columns [B, C].
+
+    size: positions S of the canvas; attention_mask: [B, S] bool, False on left padding.
+    """
+    if not teacher.shift:
+        return columns, outputs
+    # A row's first real column also predicts its own position, which no column precedes.
+    first = torch.zeros_like(columns[:, :1])
+    if attention_mask is not None:
+        first = attention_mask.int().argmax(dim=1, keepdim=True)
+    own = torch.where(columns == first, columns, size)
+    return torch.cat([columns + teacher.shift, own], dim=1), torch.cat([outputs, outputs], dim=1)
+
+
+def write(buffer: Tensor, positions: Tensor, states: Tensor) -> None:
+    """buffer [B, S + 1, D] at positions [B, C] becomes states [B, C, D], in place."""
+    index = positions[..., None].expand_as(states)
+    buffer.scatter_(1, index, states.to(buffer.dtype))
