@@ -97,7 +97,8 @@ def _jump(states: TeacherStates, sampler: JointSampler, targets: Targets) -> Ite
     for read, where in zip(targets.read[1:], targets.where, strict=True):
         low = read[..., : teacher.hidden_size]
         guess = carried(teacher, low, low_before, top_before)
-        yield sampler(low, guess, paths.attention_mask, paths.start + where.positions)
+        columns = paths.start + where.positions
+        yield sampler(low, guess, paths.attention_mask, columns, low_before)
 
 
 def _score(

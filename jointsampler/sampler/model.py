@@ -6,8 +6,9 @@ untrained sampler returns its guess. ``depth`` decides what it reads:
 
 - 0, the paper's form (arXiv 2509.22738, section 3): the embeddings of the canvas
   and the previous hidden states, recurrently over the round.
-- m > 0, a hybrid: the output of the teacher's m-th layer, fresh, and the *carry*: the
-  last layer's output as the full pass left it, plus the change of the m-th layer's since.
+- m > 0, a hybrid: the output of the teacher's m-th layer, fresh; its change since the
+  full pass; and the *carry*: the last layer's output as the full pass left it, plus
+  that change.
 
 ``updates/trained.py`` and ``updates/hybrid.py`` put the two to use. Training is left
 to ``distill/``.
@@ -71,7 +72,7 @@ class JointSamplerConfig(PretrainedConfig):
 
 
 class JointSampler(PreTrainedModel):
-    """states + project(layer(fuse(norm(inputs), norm(states)))): see the top of this file."""
+    """states + project(layer(fuse(inputs, states, change of inputs))): see the top of this file."""
 
     config_class = JointSamplerConfig
     base_model_prefix = ""
@@ -82,7 +83,7 @@ class JointSampler(PreTrainedModel):
         hidden, eps = config.teacher_hidden_size, config.norm_eps
         self.embedding_norm = Norm(hidden, eps=eps)
         self.hidden_norm = Norm(hidden, eps=eps)
-        self.fuse = nn.Linear(2 * hidden, config.width, bias=False)
+        self.fuse = nn.Linear((3 if config.depth else 2) * hidden, config.width, bias=False)
         self.layer = Layer(
             config.width, config.heads, config.head_dim, config.intermediate_size, eps
         )
@@ -107,12 +108,14 @@ class JointSampler(PreTrainedModel):
         states: Tensor,
         attention_mask: Tensor | None = None,
         columns: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> Tensor:
         """One sampler pass over whole rows: new hidden states [B, S, H].
 
         inputs [B, S, H]: embeddings of the canvas, or outputs of layer ``depth``.
         states [B, S, H]: the previous hidden states, or the carry behind the final
-        norm. attention_mask: [B, S] bool, False on left padding.
+        norm. attention_mask: [B, S] bool, False on left padding. before [B, S, H]: of
+        a hybrid, the outputs of layer ``depth`` when the round opened.
 
         With ``columns`` [B, C] int64 only the states there come back, [B, C, H].
         That is enough for the last pass of a training step, and about half of the work.
@@ -123,12 +126,16 @@ class JointSampler(PreTrainedModel):
         else:
             positions = position_ids(attention_mask)
             key_mask = attention_mask[:, None, None, :]
-        x = self.layer(self.fused(inputs, states), *self.angles(positions), key_mask, columns)
+        x = self.layer(self.fused(inputs, states, before), *self.angles(positions), key_mask, columns)
         return self.corrected(states if columns is None else at_columns(states, columns), x)
 
-    def fused(self, inputs: Tensor, states: Tensor) -> Tensor:
+    def fused(self, inputs: Tensor, states: Tensor, before: Tensor | None) -> Tensor:
         """The layer's input, [B, S, W]; arguments as in :meth:`forward`."""
-        return self.fuse(torch.cat([self.embedding_norm(inputs), self.hidden_norm(states)], dim=-1))
+        fresh = self.embedding_norm(inputs)
+        parts = [fresh, self.hidden_norm(states)]
+        if before is not None:  # what has changed in the round, and where nothing has, zero
+            parts.append(fresh - self.embedding_norm(before))
+        return self.fuse(torch.cat(parts, dim=-1))
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of the rotary embedding at ``positions`` [B or 1, S], the same for all heads."""

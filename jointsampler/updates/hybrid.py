@@ -5,7 +5,7 @@ few columns, on stored keys and values (``teachers/columns.py``). The change of
 their output is carried to the top of the network, past the L - m layers that do
 not run, and the trained layer corrects the carry:
 
-    carry = top_t + low_{t+d} - low_t,    h = norm(carry) + correction(low_{t+d}, norm(carry))
+    carry = top_t + low_{t+d} - low_t,    h = norm(carry) + correction(low_{t+d}, low_t, norm(carry))
 
 with top the output of the last layer before the final norm and low that of layer m.
 An update is a function of the round's opening and of the canvas now. It is not
@@ -101,22 +101,21 @@ class HybridRound:
     def advance(self, reveal: Reveal) -> Tensor:
         teacher, sampler, size = self._teacher, self._sampler, reveal.ids.shape[1]
         if self._keys is None:
-            x = sampler.fused(self._low, self._buffer)
+            x = sampler.fused(self._low, self._buffer, self._low)
             _, self._keys, self._values = sampler.layer.read(x, *sampler.angles(self._places))
         columns = chosen(self._update, teacher, reveal, self._mask, self._stored)
         depth = sampler.config.depth
         outputs = teacher.rerun(reveal.ids, columns, self._mask, self._stored, depth)
         positions, low = served(teacher, columns, outputs, self._mask, size)
-        guess = carried(
-            teacher, low, at_columns(self._low, positions), at_columns(self._top, positions)
-        )
-        write(self._buffer, positions, self._corrected(guess, low, positions))
+        write(self._buffer, positions, self._corrected(low, positions))
         return positions
 
-    def _corrected(self, guess: Tensor, low: Tensor, positions: Tensor) -> Tensor:
+    def _corrected(self, low: Tensor, positions: Tensor) -> Tensor:
         """The trained layer at positions [B, C]; their keys and values replace the stored ones."""
         sampler = self._sampler
-        x = sampler.fused(low, guess)
+        before, top = at_columns(self._low, positions), at_columns(self._top, positions)
+        guess = carried(self._teacher, low, before, top)
+        x = sampler.fused(low, guess, before)
         places = self._places.expand(len(positions), -1).gather(1, positions)
         q, k, v = sampler.layer.read(x, *sampler.angles(places))
         index = positions[:, None, :, None].expand_as(k)
