@@ -1,0 +1,36 @@
+"""The revealed column, then the masked positions that are certain and lie among known tokens.
+
+The certainty density of d2Cache (arXiv 2509.23094): the certainty of a masked
+position times the share of known tokens around it, weighed by a Gaussian of its
+distance. Here the certainty is a falling function of the order's score, in the
+paper the likeliest token's probability; the paper's second part, columns of known
+tokens by attention rollout, is left out. Reads no attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .protocol import Seen
+
+
+@dataclass(frozen=True)
+class CertaintyDensity:
+    sigma: float = 10.0  # positions; the paper's
+
+    name = "density"
+    keeps = "keys"
+
+    def choose(self, count: int, seen: Seen) -> Tensor:
+        size = seen.masked.shape[1]
+        column = torch.arange(size, device=seen.masked.device)
+        kernel = torch.exp(-((column[:, None] - column) ** 2) / (2 * self.sigma**2)).double()
+        known = ~seen.masked
+        if seen.attention_mask is not None:
+            known = known & seen.attention_mask
+        density = known.double() @ kernel / kernel.sum(0)
+        certainty = 2 * (1 - seen.ranked_scores)
+        return seen.first(torch.where(seen.masked, 1 - certainty * density, 3 - density), count)
