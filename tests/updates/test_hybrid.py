@@ -21,6 +21,7 @@ from jointsampler.updates import (
     full_pass,
     joint_update,
 )
+from jointsampler.updates.at_columns import served
 from jointsampler.updates.hybrid import carried
 from tests.support.families import load_family
 from tests.support.samplers import busy_sampler
@@ -152,6 +153,20 @@ def test_an_update_says_where_its_states_are_new_and_leaves_the_others_as_they_w
             said = {place for place in moved[row].tolist() if place < 14}
             assert set(changed[row].nonzero()[:, 0].tolist()) <= said
         assert 3 <= changed.sum() <= 3 * (3 + bool(teacher.shift))
+
+
+def test_no_position_is_served_twice(pair_of):
+    """Where all columns are recomputed, a pad's output must not compete for a row's first position."""
+    teacher, _ = pair_of("dream")
+    _, real = canvas(teacher, True)
+    columns = torch.arange(14).expand(3, -1)
+    outputs = torch.zeros(3, 14, teacher.hidden_size)
+    for mask in (None, real):
+        positions, _ = served(teacher, columns, outputs, mask, 14)
+        shown = torch.ones_like(real) if mask is None else mask
+        for row in range(3):
+            found = [place for place in positions[row].tolist() if place < 14]
+            assert sorted(found) == shown[row].nonzero()[:, 0].tolist()
 
 
 def test_an_untrained_hybrid_is_the_carry_behind_the_final_norm(tiny):
