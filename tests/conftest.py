@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jointsampler import JointSampler, generate, load_teacher
+from tests.support.samplers import busy_sampler
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,11 +20,14 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def trained_like(tiny):
-    """A sampler with weights that do something, without a training."""
-    sampler = JointSampler.for_teacher(tiny, width=64, seed=3)
-    with torch.no_grad():
-        sampler.project.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(3))
-    return sampler.eval()
+    """A sampler of the paper's form with weights that do something, without a training."""
+    return busy_sampler(tiny, depth=0, width=64)
+
+
+@pytest.fixture(scope="session")
+def hybrid_like(tiny):
+    """The same on the teacher's three lowest layers."""
+    return busy_sampler(tiny, depth=3, width=64)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ class Growing:
 
     limit: int
     most: int = 2
-    asks = "after"
+    asks, estimates = True, False
 
     def begin(self, first):
         return torch.ones(len(first.logits), dtype=torch.long)
@@ -90,7 +90,8 @@ class Fresh:
 
     name = "fresh"
     passes = True
-    keeps_keys = ranks = estimates = False
+    ranks = estimates = False
+    keeps = "nothing"
     k_max = None
 
     def reading(self, teacher):
@@ -130,22 +131,19 @@ import torch
 class Leftmost:
     """The revealed column and the first others."""
 
-    def __init__(self, count):
-        self.count = count
+    name, keeps = "leftmost", "keys"
 
-    def choose(self, position, masked, scores, shift, attention_mask):
-        columns = torch.arange(masked.shape[1]).expand_as(masked)
-        key = torch.where(columns == position[:, None], -1, columns)
-        return key.argsort(dim=1, stable=True)[:, : self.count]
+    def choose(self, count, seen):
+        columns = torch.arange(seen.masked.shape[1]).expand_as(seen.masked)
+        return seen.first(columns.double(), count)
 ''')
-    refresh = Refresh()
-    refresh.policy = made.Leftmost(7)  # all columns of a bos and six tokens
+    # All columns of a bos and six tokens.
     truth = generate(tiny, method="sequential", **SETTINGS)
-    out = generate(tiny, refresh, method="refresh", k=6, **SETTINGS)
+    out = generate(tiny, Refresh(7, made.Leftmost()), method="refresh", k=6, **SETTINGS)
     assert torch.equal(out.sequences, truth.sequences)
-    refresh.policy = made.Leftmost(1)  # the revealed column alone changes no other state
+    # The revealed column alone changes no other state.
     marginal = generate(tiny, method="marginal", k=6, **SETTINGS)
-    out = generate(tiny, refresh, method="refresh", k=6, **SETTINGS)
+    out = generate(tiny, Refresh(1, made.Leftmost()), method="refresh", k=6, **SETTINGS)
     assert torch.equal(out.sequences, marginal.sequences)
 
 

@@ -42,7 +42,7 @@ def distill_step(
     """(loss, metrics) of the trajectories ``index`` [B] cut at ``starts`` [B].
 
     ``sampler``: the module or an engine around it; ``states``: those of the teacher
-    with the layers that the sampler reads; ``advances``: those of :func:`advances`.
+    with the layers that the sampler reads; ``advances``: those of :func:`draw_advances`.
     Metrics are detached scalars: the weighted forward KL of each pass, "kl_d1" and
     so on for the paper's form, in nats per position, their weighted mean "loss", and
     "estimate_loss". The estimator learns from the KL at the position revealed

@@ -29,7 +29,7 @@ from ..teachers.weights import quiet
 from .estimator import KLEstimator
 from .layer import Layer, Norm, at_columns, rotary_angles
 
-# Shipped samplers, each for the embedded teacher of its name.
+# Shipped samplers of the embedded teacher: a hybrid, and one of the paper's form.
 _SHIPPED = Path(__file__).parents[1] / "samplers"
 EMBEDDED = {name: _SHIPPED / name for name in ("tiny", "tiny-paper")}
 

@@ -121,7 +121,8 @@ class DecoderTeacher:
         return torch.cat([final, *noted.values()], dim=-1) if noted else final
 
     def finish(self, outputs: Tensor) -> Tensor:
-        return self.model.model.norm(outputs)
+        # States kept by a training are float32 also where the norm is bfloat16.
+        return self.model.model.norm(outputs.to(self.model.dtype))
 
     def align(self, raw: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Raw outputs [B, S, ...], from the first column on -> states, the one at i for token i."""

@@ -71,14 +71,19 @@ class KeyValues:
         """[B, S] float32: the attention that each query of the full pass pays to column [B].
 
         The mean over heads and calls. The keys are those stored now, the queries
-        and their norms those of the full pass. Padding is not told apart.
+        and their norms those of the full pass. Queries of padding have a value too.
         """
         each = torch.arange(len(columns), device=columns.device)
         total = torch.zeros_like(self.norms[0][:, 0])
-        for query, key, norm in zip(self.queries, self.keys, self.norms, strict=True):
+        calls = zip(self.queries, self.keys, self.norms, self.masks, strict=True)
+        for query, key, norm, mask in calls:
             at = key[each, :, columns]  # [B, kv_heads, D]
             at = at.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
             logits = (query @ at[..., None])[..., 0].float()  # [B, heads, S]
+            if mask is not None:  # a sliding window hides the column from queries far away
+                seen = mask.expand(len(columns), -1, -1, -1)[each, :, :, columns]
+                boolean = seen.dtype == torch.bool
+                logits = logits.masked_fill(~seen, -torch.inf) if boolean else logits + seen
             total += (logits - norm).exp().mean(1)
         return total / len(self)
 

@@ -61,11 +61,12 @@ def served(
     if not teacher.shift:
         return columns, outputs
     # A row's first real column also predicts its own position, which no column precedes.
-    first = torch.zeros_like(columns[:, :1])
+    first, after = torch.zeros_like(columns[:, :1]), columns + teacher.shift
     if attention_mask is not None:
         first = attention_mask.int().argmax(dim=1, keepdim=True)
+        after = torch.where(attention_mask.gather(1, columns), after, size)
     own = torch.where(columns == first, columns, size)
-    return torch.cat([columns + teacher.shift, own], dim=1), torch.cat([outputs, outputs], dim=1)
+    return torch.cat([after, own], dim=1), torch.cat([outputs, outputs], dim=1)
 
 
 def write(buffer: Tensor, positions: Tensor, states: Tensor) -> None:

@@ -59,7 +59,7 @@ def test_an_unreadable_file_is_named(tmp_path):
 def test_an_unknown_key_is_answered_with_the_keys_of_its_section():
     with pytest.raises(UserError) as caught:
         load_config(None, ["sampler.window=16"])
-    assert "sampler.features, sampler.neighbors, sampler.width" in str(caught.value)
+    assert "sampler.depth, sampler.width" in str(caught.value)
     assert "train." not in str(caught.value)
 
 
@@ -69,10 +69,10 @@ def test_a_changed_configuration_is_validated_too():
         changed(Config(), {"train.k_max": 1})
 
 
-def test_refresh_is_among_the_evaluated_methods_and_has_settings_of_its_own():
+def test_refresh_is_among_the_evaluated_methods_and_its_columns_have_settings_of_their_own():
     config = Config()
     assert config.evaluate.methods == ["marginal", "refresh", "joint"]
-    assert (config.refresh.columns, config.refresh.near) == (8, 2)
+    assert (config.columns.count, config.columns.policy) == (8, "attention")
 
 
 def test_loading_a_configuration_imports_no_torch():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jointsampler import Refresh, generate
+from jointsampler.columns import NearThenScores
 from jointsampler.decoding.verify import FULL, ORDER, REJECTION
 from tests.support.analytic import OracleUpdate, inconsistent_teacher, skewed_teacher
 from tests.support.distributions import (
@@ -23,7 +24,7 @@ from tests.support.distributions import (
 # Often right, often wrong, wrong positions too; a refresh of two columns leaves the others stale.
 DRAFTS = {
     "noisy": lambda teacher: OracleUpdate(teacher, noise=1.0),
-    "refresh": lambda teacher: Refresh(columns=2, near=0),
+    "refresh": lambda teacher: Refresh(2, NearThenScores(0)),
     "none": lambda teacher: None,
 }
 COUNT = dict(num_samples=8000, max_new_tokens=4, batch_size=4000, seed=6)

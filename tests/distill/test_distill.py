@@ -10,10 +10,23 @@ import torch
 from jointsampler import JointSampler, Trajectories, block_kl, generate
 from jointsampler.corpus.trajectories import Paths
 from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
-from jointsampler.distill.positions import depth_weights, draw_depth, loss_positions, state_keys
+from jointsampler.distill.positions import (
+    depth_weights,
+    draw_depth,
+    draw_jumps,
+    loss_positions,
+    state_keys,
+)
+from jointsampler.distill.step import draw_advances
 from jointsampler.divergence import forward_kl
 from jointsampler.sampler.estimator import Foresight, KLEstimator, estimate_loss
 from tests.support.analytic import OracleSampler, shuffle_teacher, skewed_teacher
+
+
+def step(states, sampler, index, starts, settings, seed=0, number=0):
+    """A distillation step with the advances that a training would draw for it."""
+    advances = draw_advances(sampler, settings, len(index), seed, number, 0)
+    return distill_step(states, sampler, index, starts, advances, settings, seed)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +57,7 @@ def test_the_loss_is_zero_for_the_teacher_itself():
     rows = Trajectories.from_generation(out, 0, teacher)
     index, starts = draw_states(rows.reveals, 8, seed=0, step=0)
     states = TeacherStates(teacher, rows)
-    _, metrics = distill_step(
-        states, OracleSampler(teacher), index, starts, DistillSettings(k_max=4), 0
-    )
+    _, metrics = step(states, OracleSampler(teacher), index, starts, DistillSettings(k_max=4))
     assert metrics["loss"].item() == pytest.approx(0, abs=1e-5)
 
 
@@ -54,9 +65,7 @@ def test_the_loss_equals_a_direct_computation(tiny, trained_like, rows):
     """Depth by depth, position by position, in float64, without the batched code."""
     settings = DistillSettings(k_max=3, near=12, far=12, near_share=0.5)
     starts = torch.tensor([0, 2, 4, 6, 8, 10])
-    _, metrics = distill_step(
-        TeacherStates(tiny, rows), trained_like, torch.arange(6), starts, settings, seed=1
-    )
+    _, metrics = step(TeacherStates(tiny, rows), trained_like, torch.arange(6), starts, settings, 1)
     paths = Paths.of(rows, tiny)
     per_depth = {1: [], 2: []}
     with torch.no_grad():
@@ -138,12 +147,10 @@ def test_workers_draw_among_their_own_rows_and_together_cover_all():
     assert not torch.equal(a[1], b[1])
 
 
-@pytest.mark.parametrize("weighed", [False, True])
-def test_no_state_behind_a_rows_end_is_drawn(weighed):
+def test_no_state_behind_a_rows_end_is_drawn():
     """A state has at least one reveal after the first of its round, before the row's end."""
     reveals = torch.tensor([8, 2, 5, 3, 8])
-    weigh = (lambda rows: torch.ones(len(rows), 7)) if weighed else None
-    rows, starts = draw_states(reveals, 4000, seed=1, step=0, weigh=weigh)
+    rows, starts = draw_states(reveals, 4000, seed=1, step=0)
     for row, count in enumerate(reveals.tolist()):
         assert sorted(starts[rows == row].unique().tolist()) == list(range(count - 1))
 
@@ -155,6 +162,26 @@ def test_the_depth_of_a_step_is_pure_and_deeper_is_rarer():
     assert torch.equal(drawn[7], torch.tensor(draw_depth(settings, 3, 7)))
     share = drawn.bincount(minlength=5)[1:] / 2000
     assert torch.allclose(share, torch.tensor([0.5, 0.25, 0.125, 0.125]), atol=0.05)
+
+
+def test_a_hybrid_draws_one_jump_per_state_with_the_weights_that_the_paper_gives_the_depths():
+    settings, count = DistillSettings(k_max=5), 20_000
+    jumps = draw_jumps(settings, count, seed=3, step=2, rank=0)
+    share = jumps.bincount(minlength=5)[1:] / count
+    weights = depth_weights(settings, 4, torch.device("cpu"))
+    assert torch.allclose(share, weights, atol=0.015)  # four standard errors
+    assert torch.equal(jumps, draw_jumps(settings, count, 3, 2, 0))
+    for other in ((4, 2, 0), (3, 1, 0), (3, 2, 1)):
+        assert not torch.equal(jumps, draw_jumps(settings, count, *other))
+
+
+def test_the_papers_form_advances_once_per_depth_and_a_hybrid_once_per_state(
+    trained_like, hybrid_like
+):
+    settings = DistillSettings(k_max=4)
+    assert draw_advances(trained_like, settings, 3, 0, 0, 0).tolist() == [[1] * 3, [2] * 3, [3] * 3]
+    (jumps,) = draw_advances(hybrid_like, settings, 50, 0, 0, 0)
+    assert set(jumps.tolist()) == {1, 2, 3}
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +223,7 @@ def test_what_stands_behind_the_end_changes_no_loss(ended, cache_gib):
     torch.nn.init.normal_(sampler.project.weight, generator=torch.Generator().manual_seed(0))
     index, starts = draw_states(rows.reveals, 32, seed=0, step=0)
     a, b = (
-        distill_step(
-            TeacherStates(teacher, part, cache_gib), sampler, index, starts, DistillSettings(), 0
-        )[1]
+        step(TeacherStates(teacher, part, cache_gib), sampler, index, starts, DistillSettings())[1]
         for part in (rows, other)
     )
     assert a["loss"] > 0 and a.keys() == b.keys()
@@ -215,9 +240,9 @@ def test_a_little_training_captures_dependency_that_was_never_seen():
     assert block_kl(teacher, sampler, held_out, k=4).captured.value == pytest.approx(0, abs=1e-4)
     optimizer = torch.optim.AdamW(sampler.parameters(), lr=3e-3)
     settings, states = DistillSettings(k_max=4, near=4, far=0), TeacherStates(teacher, train)
-    for step in range(150):
-        index, starts = draw_states(train.reveals, 32, seed=0, step=step)
-        loss, _ = distill_step(states, sampler, index, starts, settings, 0)
+    for number in range(150):
+        index, starts = draw_states(train.reveals, 32, seed=0, step=number)
+        loss, _ = step(states, sampler, index, starts, settings, number=number)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(sampler.parameters(), 1.0)
         optimizer.step()
@@ -225,34 +250,39 @@ def test_a_little_training_captures_dependency_that_was_never_seen():
     assert block_kl(teacher, sampler.eval(), held_out, k=4).captured.low > 0.8
 
 
-def test_kept_states_give_the_online_loss_and_need_no_teacher_again(tiny, trained_like, rows):
+@pytest.mark.parametrize("form", ["paper", "hybrid"])
+def test_kept_states_give_the_online_loss_and_need_no_teacher_again(
+    tiny, trained_like, hybrid_like, rows, form
+):
+    sampler = {"paper": trained_like, "hybrid": hybrid_like}[form]
+    teacher = sampler.reading(tiny)
     settings, index = DistillSettings(k_max=4), torch.tensor([0, 3, 5])
     starts = torch.tensor([0, 4, 9])
-    online, kept = TeacherStates(tiny, rows), TeacherStates(tiny, rows, cache_gib=1.0)
-    _, a = distill_step(online, trained_like, index, starts, settings, seed=1)
-    _, b = distill_step(kept, trained_like, index, starts, settings, seed=1)
+    online, kept = TeacherStates(teacher, rows), TeacherStates(teacher, rows, cache_gib=1.0)
+    _, a = step(online, sampler, index, starts, settings, seed=1)
+    _, b = step(kept, sampler, index, starts, settings, seed=1)
     assert b["loss"].item() == pytest.approx(a["loss"].item(), rel=2e-2)  # bfloat16
     asked = kept.teacher_rows
-    distill_step(kept, trained_like, index, starts, settings, seed=1)
+    step(kept, sampler, index, starts, settings, seed=1)
     assert (kept.teacher_rows, asked) == (3 * 12, 3 * 12)
     # A budget of one row and a half keeps one row; the others stay online.
-    small = TeacherStates(tiny, rows, cache_gib=1.5 * kept.bytes / 3 / 2**30)
-    _, c = distill_step(small, trained_like, index, starts, settings, seed=1)
+    small = TeacherStates(teacher, rows, cache_gib=1.5 * kept.bytes / 3 / 2**30)
+    _, c = step(small, sampler, index, starts, settings, seed=1)
     assert len(small.kept) == 1
     assert c["loss"].item() == pytest.approx(a["loss"].item(), rel=2e-2)
 
 
-def test_kept_states_respect_left_padding(tiny, trained_like):
+@pytest.mark.parametrize("form", ["paper", "hybrid"])
+def test_kept_states_respect_left_padding(tiny, trained_like, hybrid_like, form):
+    sampler = {"paper": trained_like, "hybrid": hybrid_like}[form]
     prompts = ["x", "def main(argv):\n    return", "import os"]
     out = generate(tiny, method="sequential", prompts=prompts, max_new_tokens=8, seed=1)
     rows = Trajectories.from_generation(out, 1, tiny)
     settings, index, starts = DistillSettings(k_max=3), torch.arange(3), torch.tensor([0, 2, 5])
-    losses = [
-        distill_step(TeacherStates(tiny, rows, gib), trained_like, index, starts, settings, 0)[1][
-            "loss"
-        ].item()
-        for gib in (0.0, 1.0)
-    ]
+    losses = []
+    for gib in (0.0, 1.0):
+        states = TeacherStates(sampler.reading(tiny), rows, gib)
+        losses.append(step(states, sampler, index, starts, settings)[1]["loss"].item())
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
 
 
@@ -261,12 +291,10 @@ def test_the_estimator_learns_the_mean_of_the_true_kl_and_moves_nothing_else(tin
     sampler = JointSampler.for_teacher(tiny, width=64, seed=0)
     states = TeacherStates(tiny, rows)
     starts = torch.zeros(6, dtype=torch.long)
-    loss, metrics = distill_step(
-        states, sampler, torch.arange(6), starts, DistillSettings(k_max=3), 0
-    )
+    loss, metrics = step(states, sampler, torch.arange(6), starts, DistillSettings(k_max=3))
     with_estimator = torch.autograd.grad(loss, sampler.project.weight)[0]
     sampler.estimator.requires_grad_(False)
-    loss, _ = distill_step(states, sampler, torch.arange(6), starts, DistillSettings(k_max=3), 0)
+    loss, _ = step(states, sampler, torch.arange(6), starts, DistillSettings(k_max=3))
     without = torch.autograd.grad(loss, sampler.project.weight)[0]
     assert torch.equal(with_estimator, without) and "estimate_loss" in metrics
 
@@ -278,7 +306,8 @@ def test_the_estimator_learns_the_mean_of_the_true_kl_and_moves_nothing_else(tin
     for _ in range(400):
         true = torch.where(torch.rand(512, generator=draw) < 0.25, 4.0, 0.02)
         same = torch.ones(512, 8)
-        seen = Foresight(same, same, torch.zeros(512, 5), same, torch.ones(512).long(), depth=1)
+        ones = torch.ones(512, dtype=torch.long)
+        seen = Foresight(same, same, torch.zeros(512, 5), same, distance=ones, depth=ones)
         guess = estimator.log_nats(seen)
         estimate_loss(guess, true).mean().backward()
         optimizer.step()

@@ -48,15 +48,15 @@ def rows(tiny):
     return Trajectories.from_generation(out, 2, tiny)
 
 
-def trainer(tiny, rows, state=None, engine=None, **settings) -> Trainer:
+def trainer(tiny, rows, state=None, engine=None, depth=0, **settings) -> Trainer:
     defaults = dict(
         steps=6, batch_size=4, k_max=3, report_every=2, validate_every=3, save_every=4,
         validate_k=[2], precision="float32",
     )  # fmt: skip
     config = TrainConfig(**(defaults | settings))
-    sampler = JointSampler.for_teacher(tiny, width=32, seed=1, k_max=config.k_max)
+    sampler = JointSampler.for_teacher(tiny, width=32, depth=depth, seed=1, k_max=config.k_max)
     engine = engine or PlainEngine(sampler, parts=config.accumulate)
-    states = TeacherStates(tiny, rows.select(range(16)), config.cache_gib)
+    states = TeacherStates(sampler.reading(tiny), rows.select(range(16)), config.cache_gib)
     states.fill(range(16))
     validator = Validator(tiny, rows.select(range(16, 24)), config.validate_k, 1.0, "entropy")
     return Trainer(states, engine, copy.deepcopy(sampler).eval(), validator, config, 7, state)
@@ -80,8 +80,11 @@ def test_reports_validations_and_checkpoints_come_when_they_are_due_and_at_the_e
     assert last["workers"] == 1 and last["seconds_left"] == 0
 
 
-def test_training_reduces_the_loss(tiny, rows):
-    settings = dict(steps=60, batch_size=16, report_every=20, validate_every=30, cache_gib=0.1)
+@pytest.mark.parametrize("depth", [0, 3])
+def test_training_reduces_the_loss(tiny, rows, depth):
+    settings = dict(
+        steps=60, batch_size=16, report_every=20, validate_every=30, cache_gib=0.1, depth=depth
+    )
     found = [metrics for metrics, _ in emitted(trainer(tiny, rows, **settings))]
     losses = [metrics["loss"] for metrics in found if "loss" in metrics]
     assert losses[-1] < 0.95 * losses[0]
@@ -138,26 +141,28 @@ def test_patience_ends_a_training_that_no_longer_improves(tiny, rows):
     assert emitted(trainer(tiny, rows, made.state, patience=2)) == []  # and it stays ended
 
 
-def test_a_training_that_goes_on_ends_as_one_that_was_never_stopped(tiny, rows):
-    whole = trainer(tiny, rows, cache_gib=0.1, certain=0.5, fresh=0.3)
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_training_that_goes_on_ends_as_one_that_was_never_stopped(tiny, rows, depth):
+    settings = dict(cache_gib=0.1, deeper=0.5, depth=depth)
+    whole = trainer(tiny, rows, **settings)
     emitted(whole)
-    begun = trainer(tiny, rows, cache_gib=0.1, certain=0.5, fresh=0.3)
+    begun = trainer(tiny, rows, **settings)
     for _ in range(4):
         begun.make_step()
-    resumed = trainer(
-        tiny, rows, TrainState(step=4), begun.engine, cache_gib=0.1, certain=0.5, fresh=0.3
-    )
+    resumed = trainer(tiny, rows, TrainState(step=4), begun.engine, **settings)
     emitted(resumed)
     for name, value in whole.engine.weights().items():
         assert torch.equal(value, resumed.engine.weights()[name]), name
 
 
-def test_a_batch_in_parts_takes_the_same_step(tiny, rows):
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_batch_in_parts_takes_the_same_step(tiny, rows, depth):
     weights = []
     for parts in (1, 2):
-        sampler = JointSampler.for_teacher(tiny, width=32, seed=1, k_max=2)
+        sampler = JointSampler.for_teacher(tiny, width=32, depth=depth, seed=1, k_max=2)
         engine = PlainEngine(sampler, parts, torch.optim.SGD)
-        made = trainer(tiny, rows, engine=engine, batch_size=8, accumulate=parts, k_max=2)
+        settings = dict(batch_size=8, accumulate=parts, k_max=2, depth=depth)
+        made = trainer(tiny, rows, engine=engine, **settings)
         made.make_step()
         assert engine.calls == parts
         weights.append(engine.weights())

@@ -110,7 +110,7 @@ def test_nats_do_not_depend_on_the_batch(tiny, trained_like, path):
 
 
 def test_a_refresh_that_reruns_nothing_but_the_revealed_column_is_the_marginal_model(tiny, samples):
-    found = block_kl(tiny, Refresh(1, near=0), samples, k=4)
+    found = block_kl(tiny, Refresh(1), samples, k=4)
     assert found.captured.value == pytest.approx(0, abs=1e-6)
 
 

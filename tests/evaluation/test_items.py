@@ -33,7 +33,7 @@ def held_out(tiny):
 @pytest.fixture(scope="module")
 def evaluator(tiny, trained_like, held_out):
     settings = SampleSettings(5, 8, temperature=0.7)
-    return Evaluator(tiny, trained_like, Refresh(4, 2), None, settings, held_out)
+    return Evaluator(tiny, trained_like, Refresh(4), None, settings, held_out)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_order_of_the_items_does_not_matter(done):
 def test_block_kl_is_the_librarys_at_the_corpus_temperature(
     tiny, trained_like, held_out, results, method, path
 ):
-    update = trained_like if method == "joint" else Refresh(4, 2)
+    update = trained_like if method == "joint" else Refresh(4)
     direct = block_kl(tiny, update, held_out, k=4, path=path, temperature=0.7)
     found = results[method, 4].kl[path]
     assert found.nats_per_round.value == pytest.approx(direct.update.value, rel=1e-4)

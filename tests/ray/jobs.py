@@ -13,7 +13,7 @@ SMALL = [
     "corpus.rows=24", "corpus.held_out=8", "corpus.rows_per_file=8", "corpus.max_new_tokens=8",
     "train.steps=12", "train.batch_size=4", "train.k_max=4", "train.report_every=4",
     "train.validate_every=6", "train.save_every=6", "train.validate_rows=8", "sampler.width=32",
-    "sampler.features=1",  # the tiny checkpoints have two layers
+    "sampler.depth=1",  # the tiny checkpoints have two layers
     "evaluate.samples=12", "evaluate.samples_per_item=6", "evaluate.ks=[1, 2, 4]",
     "evaluate.generation_seeds=2", "evaluate.kmeans_seeds=2", "evaluate.shown=2",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 # Long enough to be caught in the middle, in float32 so that equality means equality.
 TRAIN = [
     "train.steps=240", "train.save_every=40", "train.report_every=40", "train.validate_every=120",
-    "train.precision=float32", "train.validate_k=[2]", "sampler.features=2",
+    "train.precision=float32", "train.validate_k=[2]", "sampler.depth=3",
 ]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def distance(a: dict, b: dict) -> float:
 def test_a_killed_run_with_one_worker_ends_bit_for_bit_as_if_it_had_not_been(
     head: Head, corpus: Path, out: Path, tmp_path: Path
 ):
-    alone = ["train.workers=1", "train.cache_gib=1", "train.certain=0.3", "train.fresh=0.3"]
+    alone = ["train.workers=1", "train.cache_gib=1"]
     other = Path(shutil.copytree(corpus, tmp_path / "other"))
     trained(head, other, *alone)
     driver = start(head, "train", out, *TRAIN, *alone)

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jointsampler import JointSampler, UserError, block_kl, generate
-from jointsampler.sampler import at_columns, sampler_folder, spaced_layers
-from jointsampler.sampler.layer import beside
+from jointsampler.sampler import EMBEDDED, at_columns, sampler_folder
 from tests.support.analytic import skewed_teacher
+from tests.support.samplers import busy_sampler
 
 
 def test_a_saved_sampler_reloads_bit_equal(tiny, trained_like, tmp_path):
@@ -79,58 +79,66 @@ def test_a_sampler_of_an_older_version_is_refused(tmp_path, trained_like):
         JointSampler.from_pretrained(tmp_path)
 
 
-def test_neighbors_reach_a_position_and_padding_does_not(tiny):
-    """The term beside a position: its neighbours' embeddings, zero past the row's own ends."""
-    x = torch.arange(1.0, 6.0).view(1, 5, 1)
-    assert beside(x, 1, None)[0].tolist() == [[0, 2], [1, 3], [2, 4], [3, 5], [4, 0]]
-    mask = torch.tensor([[False, True, True, True, True]])
-    assert beside(x, 1, mask)[0, 1:].tolist() == [[0, 3], [2, 4], [3, 5], [4, 0]]
-
-    sampler = JointSampler.for_teacher(tiny, width=64, neighbors=2).eval()
-    torch.manual_seed(0)
-    for parameter in sampler.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    embedding, states = torch.randn(2, 1, 9, tiny.hidden_size)
-    alone = sampler(embedding, states)
+@pytest.mark.parametrize("columns", [None, torch.tensor([[8, 0, 3]])], ids=["all", "some"])
+def test_padding_reaches_no_position(tiny, columns):
+    sampler = busy_sampler(tiny, depth=0, width=64, std=0.05)
+    inputs, states = torch.randn(2, 1, 9, tiny.hidden_size, generator=torch.manual_seed(0))
+    alone = sampler(inputs, states, None, columns)
     padded = sampler(
-        *(torch.cat([torch.ones_like(t[:, :3]), t], dim=1) for t in (embedding, states)),
+        *(torch.cat([torch.ones_like(t[:, :3]), t], dim=1) for t in (inputs, states)),
         torch.tensor([[False] * 3 + [True] * 9]),
-    )[:, 3:]
-    assert torch.allclose(alone, padded, atol=1e-5)
+        None if columns is None else columns + 3,
+    )
+    assert torch.allclose(alone, padded if columns is not None else padded[:, 3:], atol=1e-5)
 
 
 def test_a_last_pass_at_some_columns_is_the_whole_pass_there(tiny):
-    sampler = JointSampler.for_teacher(tiny, width=64, features=2, neighbors=1)
+    sampler = JointSampler.for_teacher(tiny, width=64)
     torch.manual_seed(0)
     for parameter in sampler.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    embedding = torch.randn(2, 9, tiny.hidden_size)
-    states = torch.randn(2, 9, 3 * tiny.hidden_size)
+    inputs, states = torch.randn(2, 2, 9, tiny.hidden_size)
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[1, :4] = False
     columns = torch.tensor([[8, 0, 3], [5, 4, 8]])
-    whole = at_columns(sampler(embedding, states, mask), columns)
-    assert torch.allclose(sampler(embedding, states, mask, columns), whole, rtol=1e-5, atol=1e-6)
+    whole = at_columns(sampler(inputs, states, mask), columns)
+    assert torch.allclose(sampler(inputs, states, mask, columns), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_inner_layers_are_read_evenly_spaced_and_pass_through_unchanged(tiny):
-    assert spaced_layers(tiny, 0) == []
-    assert spaced_layers(tiny, 2) == [3, 7]
-    sampler = JointSampler.for_teacher(tiny, width=64, features=2)
-    reading = sampler.reading(tiny)
-    ids = torch.full((1, 6), tiny.mask_id)
-    states = reading.hidden(ids)
-    with torch.no_grad():
-        after = sampler(tiny.embed(ids), states)
-    assert states.shape[-1] == 3 * tiny.hidden_size
-    assert torch.equal(after[..., tiny.hidden_size :], states[..., tiny.hidden_size :])
-    with pytest.raises(UserError, match="at most 9 besides the last, not 10"):
-        JointSampler.for_teacher(tiny, features=10)
+@pytest.mark.parametrize("depth", [0, 1, 3, 9])
+def test_a_sampler_keeps_its_depth_and_reads_the_layers_that_it_needs(tiny, tmp_path, depth):
+    sampler = JointSampler.for_teacher(tiny, width=64, depth=depth)
+    sampler.save_pretrained(tmp_path)
+    loaded = JointSampler.from_pretrained(tmp_path)
+    assert loaded.config.depth == depth
+    # A hybrid reads layer ``depth`` and the last one, before the final norm.
+    assert loaded.reading(tiny).read_layers == ((depth, 10) if depth else ())
 
 
-def test_the_shipped_sampler_is_found_by_its_name(tiny, shipped):
-    assert sampler_folder("tiny").is_dir() and sampler_folder("out/mine").name == "mine"
-    shipped.check_teacher(tiny)
-    assert torch.equal(
-        shipped.project.weight, JointSampler.from_pretrained(sampler_folder("tiny")).project.weight
-    )
+@pytest.mark.parametrize("depth", [-1, 10, 40])
+def test_a_depth_that_leaves_no_layer_above_is_refused(tiny, depth):
+    with pytest.raises(UserError, match=rf"has 10 layers: .* between 0 .* and 9, not {depth}\."):
+        JointSampler.for_teacher(tiny, depth=depth)
+
+
+def test_a_depth_on_a_teacher_that_cannot_rerun_columns_is_refused():
+    class Recurrent(type(skewed_teacher())):
+        layers = 3
+
+        def rerun(self, *args, **kwargs):
+            return super().rerun(*args, **kwargs) + 1.0
+
+    teacher = Recurrent({(0, 1): 0.5, (1, 0): 0.5}, 2)
+    assert JointSampler.for_teacher(teacher, depth=0)
+    with pytest.raises(UserError, match=r"cannot rerun a few columns.*differs from the full"):
+        JointSampler.for_teacher(teacher, depth=1)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_shipped_sampler_is_found_by_its_name_and_fits_the_embedded_teacher(tiny, name):
+    assert sampler_folder(name).is_dir() and sampler_folder("out/mine").name == "mine"
+    loaded = JointSampler.from_pretrained(name)
+    loaded.check_teacher(tiny)
+    assert bool(loaded.config.depth) == (name == "tiny")  # the other one is the paper's form
+    again = JointSampler.from_pretrained(sampler_folder(name))
+    assert torch.equal(loaded.project.weight, again.project.weight)

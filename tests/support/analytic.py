@@ -57,6 +57,8 @@ class TableTeacher:
             for kept in (stored.keys, stored.values):
                 kept.append(torch.zeros(len(ids), 1, ids.shape[1], 1))
             stored.masks.append(None)
+            if stored.with_queries:  # every query attends to all keys alike
+                stored.keep_query(stored.keys[0], stored.keys[0], None, 1.0)
         log = self.conditionals(ids[:, -self.length :])
         prefix = torch.zeros(len(ids), ids.shape[1] - self.length, self.vocab_size)
         return torch.cat([prefix, log], dim=1)
@@ -71,10 +73,18 @@ class TableTeacher:
         return mass.clamp_min(1e-30).log().float()
 
     def rerun(
-        self, ids: Tensor, columns: Tensor, attention_mask: Tensor | None, stored: KeyValues
+        self,
+        ids: Tensor,
+        columns: Tensor,
+        attention_mask: Tensor | None,
+        stored: KeyValues,
+        depth: int | None = None,
     ) -> Tensor:
-        """The exact states at ``columns``; the table reads no keys."""
+        """The exact states at ``columns``; the table reads no keys and has one layer."""
         return at_columns(self.hidden(ids, attention_mask), columns)
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        return outputs
 
     def reading(self, layers: tuple[int, ...]) -> TableTeacher:
         assert not layers
@@ -119,7 +129,7 @@ class OracleUpdate:
 
     name = "oracle"
     passes = estimates = True
-    keeps_keys = ranks = False
+    ranks, keeps = False, "nothing"
 
     def __init__(self, teacher: TableTeacher, noise: float = 0.0, k_max: int | None = 8):
         self.teacher, self.noise, self.k_max = teacher, noise, k_max
@@ -152,7 +162,7 @@ class OracleSampler:
     """A stand-in for a trained sampler in a training step: the ids are read off the one-hot embedding."""
 
     def __init__(self, teacher: TableTeacher):
-        self.teacher, self.config = teacher, SimpleNamespace(k_max=8)
+        self.teacher, self.config = teacher, SimpleNamespace(k_max=8, depth=0)
         self.estimator = KLEstimator(teacher.hidden_size, 1e-6)
 
     def __call__(

@@ -266,3 +266,70 @@ def test_a_bfloat16_teacher_passes_the_check(teacher_of, tmp_path):
     for name in ("dream", "modernbert"):
         WRITERS[name](tmp_path / name)
         check_rerun(load_teacher(str(tmp_path / name), device="cpu", dtype="bfloat16"))
+
+
+def own_layers(teacher, ids, real, depth: int):
+    """Final hidden states, and the outputs of layers ``depth`` and the last one; not aligned."""
+    unshifted = teacher.reading((depth, teacher.layers))
+    unshifted.shift = 0
+    return unshifted.hidden(ids, real).split(teacher.hidden_size, dim=-1)
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_the_lower_layers_at_all_columns_are_those_of_a_full_pass_bit_for_bit(
+    teacher_of, name, padded
+):
+    teacher = teacher_of(name)
+    ids, real = canvas(teacher, padded)
+    new, every = changed(teacher, ids), torch.arange(S).expand(B, -1)
+    for depth in range(1, teacher.layers + 1):
+        stored = KeyValues()
+        teacher.hidden(ids, real, stored)
+        above = [key.clone() for key in stored.keys[depth:]]
+        out = teacher.rerun(new, every, real, stored, depth)
+        assert torch.equal(out, own_layers(teacher, new, real, depth)[1])
+        # No layer above it has run.
+        assert all(torch.equal(a, b) for a, b in zip(above, stored.keys[depth:], strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_the_lower_layers_at_three_columns_of_an_unchanged_canvas_are_those_of_the_full_pass(
+    teacher_of, name
+):
+    """Within rounding: products of other shapes sum in another order."""
+    teacher = teacher_of(name)
+    ids, real = canvas(teacher, True)
+    stored, depth = KeyValues(), teacher.layers - 1
+    teacher.hidden(ids, real, stored)
+    columns = torch.tensor([[4, 9, 13], [0, 8, 8], [13, 7, 10]])
+    out = teacher.rerun(ids, columns, real, stored, depth)
+    full = own_layers(teacher, ids, real, depth)[1]
+    expected = full.gather(1, columns[..., None].expand(-1, -1, full.shape[-1]))
+    assert (out - expected).abs().max() <= 2e-6 * full.abs().max()
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_the_last_layers_output_behind_the_final_norm_is_the_final_hidden_state(
+    teacher_of, name, padded
+):
+    teacher = teacher_of(name)
+    ids, real = canvas(teacher, padded)
+    final, _, top = own_layers(teacher, ids, real, 1)
+    assert torch.allclose(teacher.finish(top), final, rtol=0, atol=1e-6)
+    # Position by position, so a few columns can be finished alone.
+    assert torch.allclose(teacher.finish(top[:, 9:11]), final[:, 9:11], rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_layer_that_the_network_lacks_is_named(tiny):
+    ids, real = canvas(tiny, False)
+    stored = KeyValues()
+    tiny.hidden(ids, real, stored)
+    with pytest.raises(ValueError, match="The network has no layer 11"):
+        tiny.rerun(ids, torch.tensor([[9]] * B), real, stored, 11)
+    assert torch.equal(tiny.hidden(ids, real), tiny.hidden(ids, real))  # nothing was left behind

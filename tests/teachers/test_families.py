@@ -23,6 +23,7 @@ from jointsampler import (
     load_teacher,
 )
 from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
+from jointsampler.distill.step import draw_advances
 from tests.support import checkpoints, masked_lms, reference
 
 FAMILIES = {
@@ -74,7 +75,7 @@ def test_states_of_a_reading_teacher_also_hold_an_inner_layer_and_give_the_same_
     other[:, 3] = 8
     moved = (reading.hidden(other, real)[..., size:] - inner).abs().amax(-1)
     assert (moved[:, 2] > 0).all()
-    sampler = JointSampler.for_teacher(teacher, features=1)
+    sampler = JointSampler.for_teacher(teacher, depth=1)
     out = generate(teacher, sampler, method="joint", k=2, max_new_tokens=4, num_samples=2)
     assert out.responses.shape == (2, 4)
 
@@ -186,11 +187,12 @@ def test_any_masked_lm_computes_what_its_own_class_computes(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["dream", "mdlm", "masked_lm"])
-def test_a_bfloat16_teacher_works_with_a_float32_sampler(made, name):
-    """The default on a GPU: the teacher's head gets the sampler's float32 states on every path."""
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_bfloat16_teacher_works_with_a_float32_sampler(made, name, depth):
+    """The default on a GPU: the teacher's parts get the sampler's float32 states on every path."""
     folder, _ = made[name]
     teacher = load_teacher(str(folder), device="cpu", dtype="bfloat16", **options(folder))
-    sampler = JointSampler.for_teacher(teacher, seed=1)
+    sampler = JointSampler.for_teacher(teacher, depth=depth, seed=1)
     for method in ("joint", "adaptive", "lossless", "threshold", "refresh"):
         update = None if method == "refresh" else sampler
         out = generate(teacher, update, ["x"], method=method, k=2, max_new_tokens=6)
@@ -199,8 +201,11 @@ def test_a_bfloat16_teacher_works_with_a_float32_sampler(made, name):
     assert np.isfinite(block_kl(teacher, sampler, truth, k=2).marginal.value)
     rows = Trajectories.from_generation(truth, 0, teacher)
     index, starts = draw_states(rows.reveals, 4, seed=0, step=0)
-    loss, _ = distill_step(
-        TeacherStates(teacher, rows), sampler, index, starts, DistillSettings(k_max=3), 0
-    )
-    loss.backward()
-    assert torch.isfinite(sampler.project.weight.grad).all()
+    settings = DistillSettings(k_max=3)
+    advances = draw_advances(sampler, settings, 4, 0, 0, 0)
+    for cache_gib in (0.0, 1.0):
+        states = TeacherStates(sampler.reading(teacher), rows, cache_gib)
+        loss, _ = distill_step(states, sampler, index, starts, advances, settings, 0)
+        loss.backward()
+        assert torch.isfinite(sampler.project.weight.grad).all()
+        sampler.zero_grad()

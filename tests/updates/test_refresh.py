@@ -8,7 +8,7 @@ import torch
 from jointsampler import Refresh, UserError, block_kl, generate
 from jointsampler.decoding.methods import METHODS
 from jointsampler.teachers.columns import check_rerun
-from jointsampler.updates import Reveal, as_update, full_pass
+from jointsampler.updates import Hybrid, Reveal, full_pass
 from tests.support.analytic import skewed_teacher
 from tests.support.families import NAMES, load_family
 
@@ -61,11 +61,13 @@ def test_a_refresh_row_depends_on_neither_its_batch_nor_its_padding(teacher_of, 
         assert alone.teacher_passes[0] == together.teacher_passes[row]
 
 
-@pytest.mark.parametrize("name", ["joint", "refresh"])
+@pytest.mark.parametrize("name", ["paper", "hybrid", "refresh"])
 @pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.update != "none"])
-def test_every_rule_and_verification_runs_with_every_update(tiny, trained_like, method, name):
-    update = trained_like if name == "joint" else Refresh(4)
-    if (method, name) == ("refresh", "joint"):
+def test_every_rule_and_verification_runs_with_every_update(
+    tiny, trained_like, hybrid_like, method, name
+):
+    update = {"paper": trained_like, "hybrid": Hybrid(hybrid_like, 4), "refresh": Refresh(4)}[name]
+    if method == "refresh" and name != "refresh":
         with pytest.raises(UserError, match="pass a Refresh"):
             generate(tiny, update, method=method)
         return
@@ -100,8 +102,8 @@ def test_an_update_says_where_its_states_are_new_and_leaves_the_others_as_they_w
     real = torch.ones_like(ids, dtype=torch.bool)
     ids[0, :3], real[0, :3] = teacher.pad_id, False
     ids[:, 3:6] = 9
-    opening = full_pass(teacher, ids, real, keep=True)
-    state = as_update(Refresh(4)).begin(teacher, opening, real)
+    opening = full_pass(teacher, ids, real, "keys")
+    state = Refresh(4, "near").begin(teacher, opening, real)
     ids[:, 8] = 7
     masked = ids == teacher.mask_id
     scores = torch.arange(12.0).expand(2, -1)
@@ -114,7 +116,7 @@ def test_an_update_says_where_its_states_are_new_and_leaves_the_others_as_they_w
         assert {7, 9} <= told  # the masked neighbours
     assert changed.sum() >= 6
     # With every column the states are those of a full pass over the new canvas.
-    state = as_update(Refresh(EVERY)).begin(teacher, full_pass(teacher, ids, real, True), real)
+    state = Refresh(EVERY).begin(teacher, full_pass(teacher, ids, real, "queries"), real)
     ids[:, 10] = 11
     state.advance(Reveal(ids, torch.tensor([10, 10]), ids == teacher.mask_id, scores))
     assert torch.allclose(state.states[real], teacher.hidden(ids, real)[real], atol=1e-5)
@@ -122,17 +124,20 @@ def test_an_update_says_where_its_states_are_new_and_leaves_the_others_as_they_w
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [(dict(columns=0), "at least 1 column, not 0"), (dict(near=-1), "near >= 0, not -1")],
+    [
+        (dict(columns=0), "at least 1 column, not 0"),
+        (dict(policy="nera"), "did you mean 'near'"),
+    ],
 )
-def test_a_refresh_without_columns_is_refused(settings, said):
+def test_a_refresh_without_columns_or_with_an_unknown_policy_is_refused(settings, said):
     with pytest.raises(UserError, match=said):
         Refresh(**settings)
 
 
 def test_a_teacher_that_cannot_rerun_columns_is_refused_before_any_work():
     class Recurrent(type(skewed_teacher())):
-        def rerun(self, ids, columns, attention_mask, stored):
-            return super().rerun(ids, columns, attention_mask, stored) + 1.0
+        def rerun(self, *args, **kwargs):
+            return super().rerun(*args, **kwargs) + 1.0
 
     teacher = Recurrent({(0, 1): 0.5, (1, 0): 0.5}, 2)
     for use in (

@@ -13,7 +13,7 @@ from jointsampler.config import TrainConfig
 from jointsampler.corpus.trajectories import Trajectories
 from jointsampler.distill import TeacherStates
 from workflows import cluster
-from workflows.train.memory import check_kept, check_memory
+from workflows.train.memory import check_memory
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +37,6 @@ def test_a_cache_that_would_fill_the_node_is_refused(states):
     check_memory(states, range(2), settings, workers_here=2)
     with pytest.raises(UserError, match=r"train.cache_gib=1 would keep .* GiB left, for 100000000"):
         check_memory(states, range(2), settings, workers_here=100_000_000)
-
-
-def test_states_are_drawn_by_weight_only_where_all_rows_can_be_kept(states, monkeypatch):
-    settings = TrainConfig(cache_gib=1.0, certain=0.5)
-    check_kept(states, range(2), settings)
-    monkeypatch.setattr(states, "budget", states.row_bytes(0) + states.row_bytes(1) - 1)
-    check_kept(states, range(1), settings)
-    check_kept(states, range(2), TrainConfig(cache_gib=1.0))
-    with pytest.raises(UserError, match=r"of a worker's 2, and train.cache_gib is 1: raise it"):
-        check_kept(states, range(2), settings)
 
 
 def test_a_worker_that_ran_out_of_memory_is_one_sentence():

@@ -73,8 +73,8 @@ def test_variants_are_tried_at_every_point_of_the_space(tmp_path):
             "sweep.variants.a sets sampler.width, which sweep.space varies",
         ),
         ("{a: {train.rows: 9999}}", "train.rows=9999 exceeds the corpus's training rows"),
-        ("{a: {}, b: {sampler.features: 0}}", "Two trials of the sweep are the same training"),
-        ("{a: {train.certain: 0.5}}", "needs the kept states of train.cache_gib"),
+        ("{a: {}, b: {sampler.depth: 0}}", "Two trials of the sweep are the same training"),
+        ("{a: {train.zero_stage: 3}}", "set train.zero_stage to 2 or less"),
     ],
 )
 def test_a_variant_that_cannot_be_is_refused_before_any_trial(tmp_path, variants, message):
@@ -83,15 +83,15 @@ def test_a_variant_that_cannot_be_is_refused_before_any_trial(tmp_path, variants
 
 
 def test_values_that_fit_only_together_are_taken_together(tmp_path):
-    both = "sweep.space={train.certain: [0.5], train.cache_gib: [1, 2]}"
+    both = "sweep.space={train.optimizer: [adamw], train.zero_stage: [2, 3]}"
     assert sweep.count(plan(tmp_path, both).settings) == 2
 
 
 def test_a_random_search_refuses_a_value_only_if_no_other_goes_with_it(tmp_path):
-    both = "sweep.space={train.certain: [1.0, 0.5], train.cache_gib: [0, 1]}"
+    both = "sweep.space={train.optimizer: [muon, adamw], train.zero_stage: [2, 3]}"
     assert plan(tmp_path, both, "sweep.search=random")
-    with pytest.raises(UserError, match=r"needs the kept states of train\.cache_gib"):
-        plan(tmp_path, both.replace("[0, 1]", "[0]"), "sweep.search=random")
+    with pytest.raises(UserError, match=r"set train\.zero_stage to 2 or less"):
+        plan(tmp_path, both.replace("[muon, adamw]", "[muon]"), "sweep.search=random")
 
 
 def test_after_a_sweep_the_corpus_is_still_the_one_it_was_on(tmp_path):
@@ -156,11 +156,18 @@ def test_a_forecast_halves_with_twice_the_devices_and_grows_with_the_rows(tmp_pa
 
 def test_a_forecast_counts_the_teacher_passes_that_training_will_make(tmp_path):
     def flops(*overrides):
-        config = load_config(None, ["evaluate.judge=none", "train.steps=4000", *overrides])
+        some = ["evaluate.judge=none", "train.steps=4000", "train.workers=1"]
+        config = load_config(None, [*some, *overrides])
         return estimate.forecasts(report.plan(config, tmp_path), None, config)[1].flops
 
     online, kept = flops(), flops("train.cache_gib=8")
-    assert kept < flops("train.cache_gib=8", "train.fresh=0.5") < online
+    assert kept < flops("train.cache_gib=0.2") < online  # where a part of the rows is kept
+    # A hybrid needs the teacher at one later state, the paper's form at each depth.
+    assert flops("sampler.depth=3") < online
+    # And it keeps two layers, so the same memory holds half as many rows.
+    assert flops("sampler.depth=3", "train.cache_gib=8") < flops(
+        "sampler.depth=3", "train.cache_gib=0.4"
+    )
 
 
 def test_a_projection_shows_that_loading_the_weights_saturates_first(tmp_path):

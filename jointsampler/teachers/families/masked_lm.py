@@ -166,7 +166,7 @@ class MaskedLMTeacher:
             return run() if depth is None else layer_outputs.lowest(depth, run)
 
     def finish(self, outputs: Tensor) -> Tensor:
-        return self._final_norm(outputs)
+        return self._final_norm(outputs.to(self.model.dtype))
 
     def _positions(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The position ids [B, S] that a full pass uses."""

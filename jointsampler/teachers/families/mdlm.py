@@ -247,7 +247,7 @@ class MDLMTeacher:
             return self.model(ids.gather(1, columns), positions, None, depth=depth)
 
     def finish(self, outputs: Tensor) -> Tensor:
-        return self.model.finish(outputs)
+        return self.model.finish(outputs.to(self.model.output_layer.linear.weight.dtype))
 
     def reading(self, layers: Sequence[int]) -> MDLMTeacher:
         other = copy.copy(self)

@@ -1,0 +1,119 @@
+"""Attention to a column, and the policy that follows it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jointsampler.columns import Attention, NearThenScores, Seen
+from jointsampler.teachers.columns import KeyValues
+from tests.support.families import load_family
+
+PADDED = pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
+
+
+def maps_by_hand(stored: KeyValues) -> torch.Tensor:
+    """[calls, B, heads, S, S]: softmax over all keys, one score at a time from what was stored."""
+    maps = []
+    for query, key, mask in zip(stored.queries, stored.keys, stored.masks, strict=True):
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        logits = torch.einsum("bhqd,bhkd->bhqk", query, key)
+        if mask is not None and mask.dtype == torch.bool:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        elif mask is not None:
+            logits = logits + mask
+        maps.append(logits.softmax(-1))
+    return torch.stack(maps)
+
+
+@PADDED
+@pytest.mark.parametrize("name", ["stock", "dream", "mdlm", "a2d-qwen3", "albert", "modernbert"])
+@torch.inference_mode()
+def test_attention_to_a_column_is_the_mean_of_the_maps_over_heads_and_layers(
+    tmp_path, tiny, name, padded
+):
+    """Dream and A2D group their keys; Dream is shifted; ModernBERT has sliding windows."""
+    teacher = tiny if name == "stock" else load_family(tmp_path, name)
+    ids = torch.randint(0, 40, (3, 12), generator=torch.Generator().manual_seed(1))
+    ids[:, 7:10] = teacher.mask_id
+    real = None
+    if padded:
+        real = torch.arange(12) >= torch.tensor([[4], [0], [2]])
+        ids = ids.masked_fill(~real, teacher.pad_id)
+    stored = KeyValues(with_queries=True)
+    teacher.hidden(ids, real, stored)
+    assert len(stored.queries) == len(stored) == teacher.layers
+    columns = torch.tensor([7, 8, 11])
+    each = torch.arange(3)
+    expected = maps_by_hand(stored).mean((0, 2))[each, :, columns]  # [B, S]
+    found = stored.attention_to(columns)
+    queries = slice(None) if real is None else real
+    assert torch.allclose(found[queries], expected[queries], rtol=1e-4, atol=1e-6)
+    # A real query's attention to all columns sums to 1, and nothing goes to padding.
+    total = torch.stack([stored.attention_to(torch.full((3,), c)) for c in range(12)], dim=-1)
+    assert torch.allclose(total[queries].sum(-1), torch.ones(1), atol=1e-4)
+    if real is not None:
+        assert total.masked_fill(real[:, None], 0)[real].max() < 1e-6
+
+
+@torch.inference_mode()
+def test_stored_maps_are_those_of_transformers_own_eager_attention(tiny):
+    ids = torch.randint(0, 40, (2, 9), generator=torch.Generator().manual_seed(2))
+    ids[:, 5:] = tiny.mask_id
+    stored = KeyValues(with_queries=True)
+    tiny.hidden(ids, None, stored)
+    config = tiny.model.config
+    ours, config._attn_implementation = config._attn_implementation, "eager"
+    try:
+        maps = tiny.model.model(input_ids=ids, use_cache=False, output_attentions=True).attentions
+    finally:
+        config._attn_implementation = ours
+    expected = torch.stack(maps).mean((0, 2))
+    for column in range(9):
+        found = stored.attention_to(torch.tensor([column, column]))
+        assert torch.allclose(found, expected[:, :, column], atol=1e-5)
+
+
+@torch.inference_mode()
+def test_attention_to_a_recomputed_column_reads_its_new_key(tiny):
+    ids = torch.full((1, 10), tiny.mask_id)
+    stored = KeyValues(with_queries=True)
+    tiny.hidden(ids, None, stored)
+    before = stored.attention_to(torch.tensor([4]))
+    ids[0, 4] = 9
+    tiny.rerun(ids, torch.tensor([[4]]), None, stored)
+    after = stored.attention_to(torch.tensor([4]))
+    assert not torch.allclose(before, after, rtol=0.01)
+    untouched = torch.tensor([6])
+    assert torch.equal(
+        stored.attention_to(untouched), stored.select(torch.tensor([0])).attention_to(untouched)
+    )
+
+
+def planted(size: int, position: int, far: int) -> KeyValues:
+    """One call in which the query at ``far`` attends to ``position`` alone, all others to all keys."""
+    stored = KeyValues(with_queries=True)
+    key = torch.zeros(1, 1, size, 2)
+    key[0, 0, position, 0] = 1.0
+    query = torch.zeros(1, 1, size, 2)
+    query[0, 0, far, 0] = 30.0
+    stored.keep_query(query, key, None, 1.0)
+    stored.keys.append(key)
+    stored.values.append(key)
+    stored.masks.append(None)
+    return stored
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_far_dependency_is_found_where_nearness_and_scores_miss_it(shift):
+    """Of 40 columns the one at 33 depends on the reveal at 5, and the order would reveal it last."""
+    size, position, far = 40, 5, 33
+    masked = torch.ones(1, size, dtype=torch.bool)
+    masked[0, position] = False
+    scores = torch.arange(size, dtype=torch.float32)[None]
+    scores[0, far + shift] = 100.0
+    seen = Seen.of(
+        torch.tensor([position]), masked, scores, shift, None, planted(size, position, far)
+    )
+    assert Attention().choose(2, seen).tolist() == [[position, far]]
+    assert far not in NearThenScores().choose(8, seen)[0]
