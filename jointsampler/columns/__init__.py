@@ -5,11 +5,12 @@ One file each, one signature. More columns cost more and leave fewer states stal
 
 from ..errors import unknown_name
 from .attention import Attention
+from .certainty_density import CertaintyDensity
 from .near_then_scores import NearThenScores
 from .protocol import ColumnPolicy, Seen
 
 POLICIES: dict[str, ColumnPolicy] = {
-    policy.name: policy for policy in (Attention(), NearThenScores())
+    policy.name: policy for policy in (Attention(), NearThenScores(), CertaintyDensity())
 }
 
 
@@ -22,4 +23,12 @@ def get_policy(policy: str | ColumnPolicy) -> ColumnPolicy:
     return POLICIES[policy]
 
 
-__all__ = ["POLICIES", "Attention", "ColumnPolicy", "NearThenScores", "Seen", "get_policy"]
+__all__ = [
+    "POLICIES",
+    "Attention",
+    "CertaintyDensity",
+    "ColumnPolicy",
+    "NearThenScores",
+    "Seen",
+    "get_policy",
+]

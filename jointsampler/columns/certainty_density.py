@@ -22,7 +22,7 @@ class CertaintyDensity:
     sigma: float = 10.0  # positions; the paper's
 
     name = "density"
-    keeps = "keys"
+    keeps, peeks = "keys", False
 
     def choose(self, count: int, seen: Seen) -> Tensor:
         size = seen.masked.shape[1]

@@ -23,11 +23,15 @@ class NearThenScores:
     near: int = 2  # masked positions up to this distance from the revealed one come first
 
     name = "near"
-    keeps = "keys"
+    keeps, peeks = "keys", False
 
     def choose(self, count: int, seen: Seen) -> Tensor:
-        distance = seen.distance
-        closeness = distance.double() / (distance.shape[1] + seen.shift)
-        key = torch.where(seen.masked, _SCORED + seen.ranked_scores, _KNOWN + closeness)
-        key = torch.where(seen.masked & (distance <= self.near), _NEAR + closeness, key)
-        return seen.first(key, count)
+        return seen.first(near_then_scores(seen, self.near), count)
+
+
+def near_then_scores(seen: Seen, near: int) -> Tensor:
+    """[B, S] float64, lowest for the column that comes first."""
+    distance = seen.distance
+    closeness = distance.double() / (distance.shape[1] + seen.shift)
+    key = torch.where(seen.masked, _SCORED + seen.ranked_scores, _KNOWN + closeness)
+    return torch.where(seen.masked & (distance <= near), _NEAR + closeness, key)

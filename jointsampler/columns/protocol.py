@@ -25,6 +25,7 @@ class Seen:
     shift: int
     attention_mask: Tensor | None  # [B, S] bool, False on padding
     stored: KeyValues  # of the round's full pass, with the columns recomputed since
+    peeked: int = 0  # lower layers in which the revealed column's keys are those of its new token
 
     @classmethod
     def of(
@@ -35,13 +36,14 @@ class Seen:
         shift: int,
         attention_mask: Tensor | None,
         stored: KeyValues,
+        peeked: int = 0,
     ) -> Seen:
         """From ``masked`` and ``scores`` [B, S] in positions of the canvas."""
         if shift:  # the last column predicts no position of the canvas
             edge = masked.shape[0], shift
             masked = torch.cat([masked[:, shift:], masked.new_zeros(edge)], dim=1)
             scores = torch.cat([scores[:, shift:], scores.new_zeros(edge)], dim=1)
-        return cls(position, masked, scores, shift, attention_mask, stored)
+        return cls(position, masked, scores, shift, attention_mask, stored, peeked)
 
     @property
     def distance(self) -> Tensor:
@@ -54,6 +56,10 @@ class Seen:
         """[B, S] float64 in [0, 1): a monotone map of the scores where masked."""
         scores = torch.where(self.masked, self.scores, 0.0).double()
         return (1 + scores / (1 + scores.abs())) / 2
+
+    def rank(self, key: Tensor) -> Tensor:
+        """[B, S] float64: the place of each column by ``key`` [B, S], 0 for the lowest."""
+        return key.argsort(dim=1, stable=True).argsort(dim=1).double()
 
     def first(self, key: Tensor, count: int) -> Tensor:
         """[B, C] int64: the revealed column, then those with the lowest ``key`` [B, S]; padding last."""
@@ -69,6 +75,7 @@ class ColumnPolicy(Protocol):
 
     name: str
     keeps: Keep  # what of the full pass ``choose`` reads in ``Seen.stored``
+    peeks: bool  # whether the revealed column runs through the lower layers before ``choose``
 
     def choose(self, count: int, seen: Seen) -> Tensor:
         """Columns [B, C] int64 with C = min(count, S), all distinct, the revealed one among them."""

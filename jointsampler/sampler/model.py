@@ -126,7 +126,9 @@ class JointSampler(PreTrainedModel):
         else:
             positions = position_ids(attention_mask)
             key_mask = attention_mask[:, None, None, :]
-        x = self.layer(self.fused(inputs, states, before), *self.angles(positions), key_mask, columns)
+        x = self.layer(
+            self.fused(inputs, states, before), *self.angles(positions), key_mask, columns
+        )
         return self.corrected(states if columns is None else at_columns(states, columns), x)
 
     def fused(self, inputs: Tensor, states: Tensor, before: Tensor | None) -> Tensor:

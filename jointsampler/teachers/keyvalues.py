@@ -6,6 +6,7 @@ which columns a later pass recomputes.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,16 +68,18 @@ class KeyValues:
         self.queries.append(query.contiguous())
         self.norms.append(torch.stack(norms, dim=1))
 
-    def attention_to(self, columns: Tensor) -> Tensor:
+    def attention_to(self, columns: Tensor, calls: int | None = None) -> Tensor:
         """[B, S] float32: the attention that each query of the full pass pays to column [B].
 
-        The mean over heads and calls. The keys are those stored now, the queries
+        The mean over heads and the first ``calls`` attention calls, all by default. The
+        keys are those stored now, which may be newer than the full pass; the queries
         and their norms those of the full pass. Queries of padding have a value too.
         """
         each = torch.arange(len(columns), device=columns.device)
         total = torch.zeros_like(self.norms[0][:, 0])
-        calls = zip(self.queries, self.keys, self.norms, self.masks, strict=True)
-        for query, key, norm, mask in calls:
+        count = len(self) if calls is None else calls
+        every = zip(self.queries, self.keys, self.norms, self.masks, strict=True)
+        for query, key, norm, mask in itertools.islice(every, count):
             at = key[each, :, columns]  # [B, kv_heads, D]
             at = at.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
             logits = (query @ at[..., None])[..., 0].float()  # [B, heads, S]
@@ -85,7 +88,7 @@ class KeyValues:
                 boolean = seen.dtype == torch.bool
                 logits = logits.masked_fill(~seen, -torch.inf) if boolean else logits + seen
             total += (logits - norm).exp().mean(1)
-        return total / len(self)
+        return total / count
 
     def select(self, rows: Tensor) -> KeyValues:
         """A copy of some rows (int64 [R], repeats allowed, or bool [B])."""

@@ -8,6 +8,7 @@ buffers have one slot more, into which such states fall.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -19,6 +20,9 @@ from ..errors import UserError
 from ..teachers.keyvalues import KeyValues
 from ..teachers.protocol import Teacher
 from .protocol import Reveal
+
+# The share of the layers, from the lowest, that a policy may see the new token in.
+_PEEK = 0.25
 
 
 class AtColumns(Protocol):
@@ -40,8 +44,12 @@ def chosen(
     stored: KeyValues,
 ) -> Tensor:
     """Columns [B, C] int64 that ``update`` recomputes after ``reveal``."""
+    peeked = 0
+    if update.policy.peeks:
+        peeked = math.ceil(teacher.layers * _PEEK)
+        teacher.rerun(reveal.ids, reveal.position[:, None], attention_mask, stored, peeked)
     seen = Seen.of(
-        reveal.position, reveal.masked, reveal.scores, teacher.shift, attention_mask, stored
+        reveal.position, reveal.masked, reveal.scores, teacher.shift, attention_mask, stored, peeked
     )
     return update.policy.choose(update.columns, seen)
 
