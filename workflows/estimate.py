@@ -178,7 +178,7 @@ def weights(teacher: Teacher) -> int:
 
 
 def sampler_weights(plan: TrainPlan, teacher: Teacher) -> int:
-    sampler = new_sampler(plan.sampler, plan.settings, 0, teacher)
+    sampler = new_sampler(plan.sampler, plan.columns, plan.settings, 0, teacher)
     return sum(p.numel() for p in sampler.parameters())
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import ray
 
 from jointsampler import JointSampler, Refresh, storage
-from jointsampler.columns import get_policy
 from jointsampler.config import ColumnsConfig, Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
@@ -98,7 +97,6 @@ def plan(config: Config, out: Path) -> EvaluatePlan:
     pairs = method_pairs(settings.methods, settings.ks)
     for k in settings.ks:
         check_k(k, config.corpus.max_new_tokens)
-    get_policy(config.columns.policy)
     check_judge(settings.judge)
     return EvaluatePlan(out, plan_training(config, out), settings, config.columns, pairs, config)
 

@@ -9,6 +9,7 @@ tokens by attention rollout, is left out. Reads no attention.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +26,9 @@ class CertaintyDensity:
     keeps, peeks = "keys", False
 
     def choose(self, count: int, seen: Seen) -> Tensor:
-        size = seen.masked.shape[1]
-        column = torch.arange(size, device=seen.masked.device)
+        column = torch.arange(seen.masked.shape[1], device=seen.masked.device)
         kernel = torch.exp(-((column[:, None] - column) ** 2) / (2 * self.sigma**2)).double()
-        known = ~seen.masked
-        if seen.attention_mask is not None:
-            known = known & seen.attention_mask
-        density = known.double() @ kernel / kernel.sum(0)
+        # Outside of the canvas all is known, as the paper has it to the left.
+        density = 1 - seen.masked.double() @ kernel / (self.sigma * math.sqrt(2 * math.pi))
         certainty = 2 * (1 - seen.ranked_scores)
         return seen.first(torch.where(seen.masked, 1 - certainty * density, 3 - density), count)

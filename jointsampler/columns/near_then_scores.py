@@ -26,12 +26,8 @@ class NearThenScores:
     keeps, peeks = "keys", False
 
     def choose(self, count: int, seen: Seen) -> Tensor:
-        return seen.first(near_then_scores(seen, self.near), count)
-
-
-def near_then_scores(seen: Seen, near: int) -> Tensor:
-    """[B, S] float64, lowest for the column that comes first."""
-    distance = seen.distance
-    closeness = distance.double() / (distance.shape[1] + seen.shift)
-    key = torch.where(seen.masked, _SCORED + seen.ranked_scores, _KNOWN + closeness)
-    return torch.where(seen.masked & (distance <= near), _NEAR + closeness, key)
+        distance = seen.distance
+        closeness = distance.double() / (distance.shape[1] + seen.shift)
+        key = torch.where(seen.masked, _SCORED + seen.ranked_scores, _KNOWN + closeness)
+        near = seen.masked & (distance <= self.near)
+        return seen.first(torch.where(near, _NEAR + closeness, key), count)

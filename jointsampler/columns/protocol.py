@@ -58,7 +58,9 @@ class Seen:
         return (1 + scores / (1 + scores.abs())) / 2
 
     def rank(self, key: Tensor) -> Tensor:
-        """[B, S] float64: the place of each column by ``key`` [B, S], 0 for the lowest."""
+        """[B, S] float64: the place of each column by ``key`` [B, S], 0 for the lowest; padding last."""
+        if self.attention_mask is not None:
+            key = key.masked_fill(~self.attention_mask, torch.inf)
         return key.argsort(dim=1, stable=True).argsort(dim=1).double()
 
     def first(self, key: Tensor, count: int) -> Tensor:

@@ -55,6 +55,8 @@ class JointSamplerConfig(PretrainedConfig):
         teacher_fingerprint: str = "",
         k_max: int = 8,
         depth: int = 0,
+        columns: int = 8,
+        policy: str = "attention",
         **kwargs,
     ):
         self.teacher_hidden_size = teacher_hidden_size
@@ -68,6 +70,8 @@ class JointSamplerConfig(PretrainedConfig):
         self.teacher_fingerprint = teacher_fingerprint
         self.k_max = k_max  # reveals of the longest round that it was trained for
         self.depth = depth  # lower layers of the teacher that run before it; 0: the paper's form
+        # Of a hybrid, unless the caller names others: columns of an update, and their policy.
+        self.columns, self.policy = columns, policy
         super().__init__(**kwargs)
 
 
@@ -155,13 +159,17 @@ class JointSampler(PreTrainedModel):
         width: int | None = None,
         *,
         depth: int = 0,
+        columns: int = 8,
+        policy: str = "attention",
         k_max: int = 8,
         seed: int = 0,
     ) -> JointSampler:
         """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
 
         ``depth``: lower layers of the teacher that run before the sampler's; 0 is the
-        paper's form. ``k_max``: reveals of the longest round that it will be trained for.
+        paper's form. ``columns`` and ``policy``: which columns a hybrid recomputes,
+        unless its user names others. ``k_max``: reveals of the longest round that it
+        will be trained for.
 
         Raises UserError where the width does not fit the teacher's heads, the teacher
         has no layers above ``depth``, or cannot rerun a few columns.
@@ -187,6 +195,8 @@ class JointSampler(PreTrainedModel):
             teacher_fingerprint=teacher.fingerprint,
             k_max=k_max,
             depth=depth,
+            columns=columns,
+            policy=policy,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

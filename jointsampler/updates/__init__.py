@@ -27,10 +27,16 @@ def as_update(update: Update | JointSampler | None) -> Update:
 
 
 def joint_update(
-    sampler: JointSampler, columns: int = 8, policy: str | ColumnPolicy = "attention"
+    sampler: JointSampler, columns: int | None = None, policy: str | ColumnPolicy | None = None
 ) -> Update:
-    """The update of ``sampler``; the paper's form recomputes all columns, whatever ``columns``."""
-    return Hybrid(sampler, columns, policy) if sampler.config.depth else Trained(sampler)
+    """The update of ``sampler``; ``columns`` and ``policy`` default to the sampler's own.
+
+    The paper's form recomputes all columns, whatever these say.
+    """
+    config = sampler.config
+    if not config.depth:
+        return Trained(sampler)
+    return Hybrid(sampler, columns or config.columns, policy or config.policy)
 
 
 __all__ = [

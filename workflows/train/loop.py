@@ -35,7 +35,7 @@ def train_loop(plan: TrainPlan) -> None:
     device = ray.train.torch.get_device()
     teacher = teachers.load(plan.corpus.teacher, str(device))
     rows, held_out = read_rows(plan, teacher, place)
-    sampler = new_sampler(plan.sampler, plan.settings, plan.seed, teacher)
+    sampler = new_sampler(plan.sampler, plan.columns, plan.settings, plan.seed, teacher)
     twin = copy.deepcopy(sampler).eval()  # outside the engine, for validations and checkpoints
     engine = SamplerEngine(sampler, plan.settings, device)
     saved = ray.train.get_checkpoint()

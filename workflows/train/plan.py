@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from jointsampler import JointSampler, Teacher
-from jointsampler.config import Config, SamplerConfig, TrainConfig
+from jointsampler.columns import get_policy
+from jointsampler.config import ColumnsConfig, Config, SamplerConfig, TrainConfig
 from jointsampler.errors import UserError
 from jointsampler.sampler import sampler_folder
 from jointsampler.storage import sha256
@@ -23,6 +24,7 @@ class TrainPlan:
     folder: Path  # where the sampler goes
     corpus: corpus.CorpusPlan
     sampler: SamplerConfig
+    columns: ColumnsConfig
     settings: TrainConfig
     seed: int
     trial: str = ""  # tells trials of a sweep apart that drew the same values
@@ -37,7 +39,8 @@ class TrainPlan:
         )
         start = self.settings.warm_start
         weights = start and sha256((sampler_folder(start) / "model.safetensors").read_bytes())
-        return digest(self.corpus.key, self.sampler.model_dump(), settings, self.seed, weights)
+        shape = self.sampler.model_dump(), self.columns.model_dump()
+        return digest(self.corpus.key, *shape, settings, self.seed, weights)
 
     def intact(self) -> bool:
         return all((self.folder / name).is_file() for name in ("config.json", "model.safetensors"))
@@ -54,7 +57,8 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
     """
     settings, seed = config.train, config.run.seed + config.train.seed
     teacher = teachers.describe(config.teacher)
-    new_sampler(config.sampler, settings, seed, teacher)
+    get_policy(config.columns.policy)
+    new_sampler(config.sampler, config.columns, settings, seed, teacher)
     training_rows(settings, corpus_plan.settings.rows)
     check_start(settings, teacher)
     check_elastic(settings)
@@ -64,7 +68,9 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
             "train.optimizer=muon needs whole matrices, which train.zero_stage=3 divides among the "
             "workers: set train.zero_stage to 2 or less, or train.optimizer=adamw."
         )
-    return TrainPlan(corpus_plan.out, folder, corpus_plan, config.sampler, settings, seed)
+    return TrainPlan(
+        corpus_plan.out, folder, corpus_plan, config.sampler, config.columns, settings, seed
+    )
 
 
 def training_rows(settings: TrainConfig, rows: int) -> range:
@@ -119,13 +125,19 @@ def check_rounds(settings: TrainConfig, length: int) -> None:
 
 
 def new_sampler(
-    shape: SamplerConfig, settings: TrainConfig, seed: int, teacher: Teacher
+    shape: SamplerConfig,
+    columns: ColumnsConfig,
+    settings: TrainConfig,
+    seed: int,
+    teacher: Teacher,
 ) -> JointSampler:
     """Untrained, or with the weights of ``train.warm_start``; UserError where it does not fit the teacher."""
     sampler = JointSampler.for_teacher(
         teacher,
         shape.width,
         depth=shape.depth,
+        columns=columns.count,
+        policy=columns.policy,
         k_max=settings.k_max,
         seed=seed,
     )
