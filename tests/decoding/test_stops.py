@@ -10,7 +10,7 @@ import torch
 
 from jointsampler import Refresh, UserError, generate
 from jointsampler.decoding.methods import METHODS
-from jointsampler.updates.refresh import NATS_PER_DRIFT, NATS_PER_REVEAL
+from jointsampler.updates.refresh import NATS_PER_NAT
 from tests.support.analytic import OracleUpdate, TableTeacher
 
 # Four independent positions over three symbols, with these confidences.
@@ -125,17 +125,22 @@ def test_adaptive_never_goes_past_the_round_that_the_sampler_was_trained_for(ind
     assert out.teacher_passes.tolist() == [1]
 
 
-def test_a_refresh_expects_an_error_that_grows_with_age_and_with_what_has_moved(independent):
-    """Independent positions never move; copies of a known position move by ln 2 nats."""
+def test_a_refresh_expects_an_error_that_grows_with_age_and_with_the_entropy(independent):
+    """The entropies rise in the order of the reveals, and nothing follows from what was revealed."""
+    nats = [-sum(p * math.log(p) for p in row) for row in EACH.tolist()]
+    expected = [NATS_PER_NAT / 4 * nats[depth] * depth**0.5 for depth in range(4)]
+    assert expected == sorted(expected)
     settings = dict(method="adaptive", max_new_tokens=4)
-    out = generate(independent, Refresh(4), budget=2.5 * NATS_PER_REVEAL, **settings)
-    assert [len(each) for each in rounds_of(out)] == [3, 1]
+    for longest in (2, 3):
+        budget = (expected[longest - 1] + expected[longest]) / 2
+        first, *_ = rounds_of(generate(independent, Refresh(4), budget=budget, **settings))
+        assert len(first) == longest
+
+
+def test_a_refresh_expects_no_error_where_the_next_token_is_certain():
     copies = TableTeacher({(0, 0, 0): 0.5, (1, 1, 1): 0.5}, 2)
-    # Both copies have moved by ln 2 once the first position is known; the third is the older one.
-    expected = 2 * NATS_PER_REVEAL + NATS_PER_DRIFT / 3 * math.log(2)
-    for factor, passes in ((0.99, 2), (1.01, 1)):
-        settings = dict(method="adaptive", max_new_tokens=3, budget=factor * expected)
-        assert generate(copies, Refresh(3), **settings).teacher_passes.tolist() == [passes]
+    out = generate(copies, Refresh(3), method="adaptive", max_new_tokens=3, budget=1e-6)
+    assert out.teacher_passes.tolist() == [1]
 
 
 RULES = {

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ...divergence import entropy
 from ._policy import OrderView
-
-_NEVER = 1e4  # nats below the largest: exp(-1e4) is 0, and 0 x 1e4 is 0, where 0 x inf is not
 
 
 class Entropy:
@@ -16,18 +14,3 @@ class Entropy:
 
     def score(self, view: OrderView) -> Tensor:
         return entropy(view.logits)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats over the last axis, [..., V] -> [...].
-
-    A sum of non-negative terms around the largest logit: accurate *relative to
-    itself* even near zero, where the usual formula cancels and the order among
-    nearly certain positions would follow rounding noise of the batch.
-    """
-    top, index = logits.max(dim=-1, keepdim=True)
-    gap = (top - logits).clamp_max_(_NEVER)  # [..., V], >= 0
-    weight = torch.exp(-gap).scatter_(-1, index, 0.0)  # the largest apart
-    rest = weight.sum(-1)
-    energy = weight.mul_(gap).sum(-1)
-    return torch.log1p(rest) + energy / (1 + rest)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...divergence import entropy
 from ...errors import UserError
-from ..orders.entropy import entropy
 from ._rule import Candidate
 
 
