@@ -131,7 +131,7 @@ import torch
 class Leftmost:
     """The revealed column and the first others."""
 
-    name, keeps = "leftmost", "keys"
+    name, keeps, peeks = "leftmost", "keys", False
 
     def choose(self, count, seen):
         columns = torch.arange(seen.masked.shape[1]).expand_as(seen.masked)
