@@ -131,7 +131,7 @@ import torch
 class Leftmost:
     """The revealed column and the first others."""
 
-    name, keeps, peeks = "leftmost", "keys", False
+    name, keeps = "leftmost", "keys"
 
     def choose(self, count, seen):
         columns = torch.arange(seen.masked.shape[1]).expand_as(seen.masked)
