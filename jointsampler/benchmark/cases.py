@@ -16,6 +16,7 @@ from ..updates.at_columns import checked_columns
 
 # Depths of the joint sampler: the paper's form, and a hybrid.
 _DEPTHS = (0, 3)
+SHORTEST = 4  # tokens of a response that can be timed
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ class Grid:
             checked_columns(count)
         if min(self.batches) < 1:
             raise UserError(f"A batch has at least 1 row, not {min(self.batches)}.")
-        if min(self.lengths) < 4:
-            raise UserError(f"A timed response has at least 4 tokens, not {min(self.lengths)}.")
+        if min(self.lengths) < SHORTEST:
+            raise UserError(
+                f"A timed response has at least {SHORTEST} tokens, not {min(self.lengths)}."
+            )
         for k in self.ks:
             check_k(k, min(self.lengths))
         if self.repeats < 1:

@@ -9,11 +9,10 @@ sorting and draws are not counted. Nothing here is measured.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..columns import get_policy
-from ..updates.at_columns import PEEK
+from ..teachers.columns import lower_layers
 from .cases import UpdateCase
 from .shapes import Shape
 
@@ -93,7 +92,7 @@ class CostModel:
         keys = 2 * self.positions * shape.kv_heads * shape.head_dim
         stored = Work(state_bytes=shape.layers * self.batch * keys * self.itemsize)
         if get_policy(case.policy).keeps == "queries":
-            queries = shape.layers * self.batch * self.positions * heads
+            queries = lower_layers(shape) * self.batch * self.positions * heads
             stored += Work(2 * queries * self.positions, 0, queries * self.itemsize)
         if case.depth:  # the trained layer's keys of all positions and of the slot for none
             stored += self._trained_keys(case.depth, self.positions + 1)
@@ -121,10 +120,10 @@ class CostModel:
 
     def _peek(self, case: UpdateCase) -> Work:
         """The revealed column in the lower layers, and what every query pays to it."""
-        if not get_policy(case.policy).peeks:
+        if get_policy(case.policy).keeps != "queries":
             return Work()
         shape = self.shape
-        layers = math.ceil(shape.layers * PEEK)
+        layers = lower_layers(shape)
         queries = layers * self.batch * self.positions * shape.heads * shape.head_dim
         return self.layers(layers, 1) + Work(2 * queries, 0, queries * self.itemsize)
 

@@ -1,7 +1,8 @@
 """The benchmark on the machine at hand: the decoding loop itself, timed in one process.
 
 All cases of one batch and length take turns, repetition by repetition, so that a
-busy machine slows all alike; a first turn warms up. Samplers are untrained, which
+busy machine slows all alike. A first turn warms up: of the steps a whole one, of the
+responses, which run the same steps, one round. Samplers are untrained, which
 changes their tokens and not their speed.
 """
 
@@ -20,7 +21,7 @@ from ..evaluation.environment import machine, packages
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import Refresh, Update, joint_update
-from .cases import Grid, MethodCase, UpdateCase
+from .cases import SHORTEST, Grid, MethodCase, UpdateCase
 from .cost_model import CostModel, Work
 from .predict import step_work
 from .reference import reference_seconds
@@ -120,8 +121,10 @@ def _speeds(
     teacher: Teacher, samplers: dict[int, JointSampler], grid: Grid, batch: int, length: int
 ) -> Iterator[Speed]:
     cases = grid.methods(teacher.layers)
+    for case in cases:
+        _timer(teacher, samplers, case, batch, max(case.k, SHORTEST))()  # warms up
     timers = [_timer(teacher, samplers, case, batch, length) for case in cases]
-    turns = [[timer() for timer in timers] for _ in range(grid.repeats + 1)][1:]
+    turns = [[timer() for timer in timers] for _ in range(grid.repeats)]
     base: float | None = None
     for case, seconds in zip(cases, zip(*turns, strict=True), strict=True):
         rates = [batch * length / each for each in seconds]

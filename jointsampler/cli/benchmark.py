@@ -11,7 +11,6 @@ named device give each figure, and each is marked as predicted.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ..benchmark.roofline import DEVICES, get_device
 from ..benchmark.shapes import get_shape
 from ..columns import POLICIES
 from ..errors import UserError
-from ..storage import write
+from ..storage import make_folder, write_json
 from ..teachers import Teacher, load_teacher
 from ..teachers.load import placement
 
@@ -61,19 +60,30 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--shape makes a teacher and --teacher names one: give one of them.")
     if args.threads < 0:
         raise UserError(f"--threads must be at least 0, not {args.threads}.")
-    if args.out is not None and Path(args.out).expanduser().is_dir():
-        raise UserError(f"--out {args.out} is a folder: name a file.")
+    out = _file(args.out)
     grid = Grid(args.batch, args.length, args.k, args.columns, args.policy, args.repeats)
     result = _measured(args, grid) if args.predict is None else _predicted(args, grid)
     print(result.table())
-    if args.out is not None:
-        text = json.dumps(result.model_dump(), indent=2) + "\n"
-        write(Path(args.out).expanduser(), text.encode())
-        print(f"wrote {args.out}")
+    if out is not None:
+        write_json(out, result.model_dump())
+        print(f"wrote {out}")
+
+
+def _file(given: str | None) -> Path | None:
+    """The file to write, its folder made before anything is timed."""
+    if given is None:
+        return None
+    out = Path(given).expanduser()
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file.")
+    make_folder(out.parent)
+    return out
 
 
 def _predicted(args: argparse.Namespace, grid: Grid) -> Benchmark:
     device = get_device(args.predict)
+    if args.device != "auto":
+        raise UserError(f"--predict {device.name} runs nothing: leave out --device {args.device}.")
     if args.dtype not in ("auto", "bfloat16"):
         raise UserError(f"--predict knows the devices' bfloat16 peaks, not those of {args.dtype}.")
     if args.teacher is None:

@@ -22,7 +22,7 @@ from ..teachers.protocol import Teacher
 from .protocol import Reveal
 
 # The share of the layers, from the lowest, that a policy may see the new token in.
-PEEK = 0.25
+_PEEK = 0.25
 
 
 class AtColumns(Protocol):
@@ -46,7 +46,7 @@ def chosen(
     """Columns [B, C] int64 that ``update`` recomputes after ``reveal``."""
     peeked = 0
     if update.policy.peeks:
-        peeked = math.ceil(teacher.layers * PEEK)
+        peeked = math.ceil(teacher.layers * _PEEK)
         teacher.rerun(reveal.ids, reveal.position[:, None], attention_mask, stored, peeked)
     seen = Seen.of(
         reveal.position, reveal.masked, reveal.scores, teacher.shift, attention_mask, stored, peeked

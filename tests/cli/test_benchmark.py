@@ -50,6 +50,7 @@ def test_a_named_teacher_is_predicted_by_its_own_shape(capsys):
         (["--teacher", "/nowhere"], "No teacher '/nowhere'"),
         (["--predict", "h10"], "did you mean 'h100'"),
         (["--predict", "h100", "--dtype", "float16"], "bfloat16 peaks"),
+        (["--predict", "h100", "--device", "cpu"], "leave out --device cpu"),
         (["--batch", "0"], "at least 1 row"),
         (["--length", "2"], "at least 4 tokens"),
         (["--length", "256"], "does not fit the 256 positions"),
@@ -60,6 +61,7 @@ def test_a_named_teacher_is_predicted_by_its_own_shape(capsys):
         (["--threads", "-1"], "--threads must be at least 0"),
         (["--device", "gpu"], "No device 'gpu'"),
         (["--out", "/"], "is a folder"),
+        (["--out", "/dev/null/speed.json"], "Cannot use storage"),
     ],
 )
 def test_bad_values_are_one_sentence_and_status_2(capsys, argv, said):
