@@ -25,10 +25,10 @@ from .protocol import Seen
 @dataclass(frozen=True)
 class Attention:
     name = "attention"
-    keeps, peeks = "queries", True
+    keeps = "queries"
 
     def choose(self, count: int, seen: Seen) -> Tensor:
-        received = seen.stored.attention_to(seen.position, seen.peeked or None).double()
+        received = seen.stored.attention_to(seen.position).double()
         # Columns that predict nothing to be revealed come after all that do.
         attending = seen.rank(torch.where(seen.masked, 1 - received, 3 - received))
         soon = seen.rank(torch.where(seen.masked, seen.ranked_scores, 3 - received))

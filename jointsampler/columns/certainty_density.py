@@ -23,7 +23,7 @@ class CertaintyDensity:
     sigma: float = 10.0  # positions; the paper's
 
     name = "density"
-    keeps, peeks = "keys", False
+    keeps = "keys"
 
     def choose(self, count: int, seen: Seen) -> Tensor:
         column = torch.arange(seen.masked.shape[1], device=seen.masked.device)

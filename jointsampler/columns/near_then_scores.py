@@ -23,7 +23,7 @@ class NearThenScores:
     near: int = 2  # masked positions up to this distance from the revealed one come first
 
     name = "near"
-    keeps, peeks = "keys", False
+    keeps = "keys"
 
     def choose(self, count: int, seen: Seen) -> Tensor:
         distance = seen.distance

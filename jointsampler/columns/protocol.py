@@ -25,7 +25,6 @@ class Seen:
     shift: int
     attention_mask: Tensor | None  # [B, S] bool, False on padding
     stored: KeyValues  # of the round's full pass, with the columns recomputed since
-    peeked: int = 0  # lower layers in which the revealed column's keys are those of its new token
 
     @classmethod
     def of(
@@ -36,14 +35,13 @@ class Seen:
         shift: int,
         attention_mask: Tensor | None,
         stored: KeyValues,
-        peeked: int = 0,
     ) -> Seen:
         """From ``masked`` and ``scores`` [B, S] in positions of the canvas."""
         if shift:  # the last column predicts no position of the canvas
             edge = masked.shape[0], shift
             masked = torch.cat([masked[:, shift:], masked.new_zeros(edge)], dim=1)
             scores = torch.cat([scores[:, shift:], scores.new_zeros(edge)], dim=1)
-        return cls(position, masked, scores, shift, attention_mask, stored, peeked)
+        return cls(position, masked, scores, shift, attention_mask, stored)
 
     @property
     def distance(self) -> Tensor:
@@ -76,8 +74,9 @@ class ColumnPolicy(Protocol):
     """One file per implementation, registered in ``columns/__init__.py``."""
 
     name: str
-    keeps: Keep  # what of the full pass ``choose`` reads in ``Seen.stored``
-    peeks: bool  # whether the revealed column runs through the lower layers before ``choose``
+    # What ``choose`` reads in ``Seen.stored``. With "queries" the revealed column runs through the
+    # lower layers before ``choose``: their keys there are those of the new token.
+    keeps: Keep
 
     def choose(self, count: int, seen: Seen) -> Tensor:
         """Columns [B, C] int64 with C = min(count, S), all distinct, the revealed one among them."""

@@ -20,6 +20,7 @@ many times.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class _Pass:
         call, stored = self.calls, self.stored
         self.calls += 1
         if self.columns is None:
-            if stored.with_queries:
+            if call < stored.queried:
                 stored.keep_query(query, key, mask, scale)
             # Copies: the originals may be views of a larger projection.
             stored.keys.append(key.clone(memory_format=torch.contiguous_format))
@@ -145,6 +146,11 @@ def _attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
+def lower_layers(teacher: Teacher) -> int:
+    """The lowest quarter of the layers: those whose queries a column policy may read."""
+    return math.ceil(teacher.layers / 4)
+
+
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
@@ -220,4 +226,12 @@ def _canvas(teacher: Teacher) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(x.to(teacher.device) for x in (ids, real, columns))
 
 
-__all__ = ["ATTENTION", "KeyValues", "check_rerun", "exchange", "rerunning", "storing"]
+__all__ = [
+    "ATTENTION",
+    "KeyValues",
+    "check_rerun",
+    "exchange",
+    "lower_layers",
+    "rerunning",
+    "storing",
+]

@@ -6,14 +6,14 @@ which columns a later pass recomputes.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-# What a full pass stores of each attention call: nothing, keys and values, or queries too.
+# What a full pass stores: nothing; the keys and values of every attention call; or the queries of
+# the lower layers too.
 Keep = Literal["nothing", "keys", "queries"]
 
 
@@ -24,8 +24,8 @@ class KeyValues:
     keys, values: [B, kv_heads, S, D] per call, after rotary embedding. masks:
     [B or 1, heads or 1, S, S] per call, bool (True where a query attends) or
     additive, or None where every query attends to every key. Calls that share
-    one mask share one tensor. With ``with_queries`` also queries [B, heads, S, D] and
-    norms [B, heads, S] float32, the logarithm of each query's softmax denominator, so
+    one mask share one tensor. Of the first ``queried`` calls also queries [B, heads, S, D]
+    and norms [B, heads, S] float32, the logarithm of each query's softmax denominator, so
     that :meth:`attention_to` can say what a column receives.
 
     The state belongs to a round: two rounds hold two objects, and the model holds none.
@@ -34,7 +34,7 @@ class KeyValues:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
-    with_queries: bool = False
+    queried: int = 0
     queries: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
 
@@ -68,18 +68,17 @@ class KeyValues:
         self.queries.append(query.contiguous())
         self.norms.append(torch.stack(norms, dim=1))
 
-    def attention_to(self, columns: Tensor, calls: int | None = None) -> Tensor:
+    def attention_to(self, columns: Tensor) -> Tensor:
         """[B, S] float32: the attention that each query of the full pass pays to column [B].
 
-        The mean over heads and the first ``calls`` attention calls, all by default. The
-        keys are those stored now, which may be newer than the full pass; the queries
+        The mean over heads and the ``queried`` calls. The keys are those stored now, which may be newer than the full pass; the queries
         and their norms those of the full pass. Queries of padding have a value too.
         """
         each = torch.arange(len(columns), device=columns.device)
         total = torch.zeros_like(self.norms[0][:, 0])
-        count = len(self) if calls is None else calls
-        every = zip(self.queries, self.keys, self.norms, self.masks, strict=True)
-        for query, key, norm, mask in itertools.islice(every, count):
+        # Queries are stored of the first calls alone.
+        calls = zip(self.queries, self.norms, self.keys, self.masks, strict=False)
+        for query, norm, key, mask in calls:
             at = key[each, :, columns]  # [B, kv_heads, D]
             at = at.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
             logits = (query @ at[..., None])[..., 0].float()  # [B, heads, S]
@@ -88,7 +87,7 @@ class KeyValues:
                 boolean = seen.dtype == torch.bool
                 logits = logits.masked_fill(~seen, -torch.inf) if boolean else logits + seen
             total += (logits - norm).exp().mean(1)
-        return total / count
+        return total / len(self.queries)
 
     def select(self, rows: Tensor) -> KeyValues:
         """A copy of some rows (int64 [R], repeats allowed, or bool [B])."""
@@ -106,7 +105,7 @@ class KeyValues:
             [key[rows] for key in self.keys],
             [value[rows] for value in self.values],
             [pick(mask) for mask in self.masks],
-            self.with_queries,
+            self.queried,
             [query[rows] for query in self.queries],
             [norm[rows] for norm in self.norms],
         )
@@ -118,7 +117,7 @@ class KeyValues:
         for call in range(len(self)):
             self.keys[call][rows] = other.keys[call]
             self.values[call][rows] = other.values[call]
-            if self.with_queries:
+            if call < self.queried:
                 self.queries[call][rows] = other.queries[call]
                 self.norms[call][rows] = other.norms[call]
             pairs.append((id(self.masks[call]), id(other.masks[call])))

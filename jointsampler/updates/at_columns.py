@@ -8,7 +8,6 @@ buffers have one slot more, into which such states fall.
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
@@ -17,12 +16,10 @@ from torch import Tensor
 
 from ..columns import ColumnPolicy, Seen
 from ..errors import UserError
+from ..teachers.columns import lower_layers
 from ..teachers.keyvalues import KeyValues
 from ..teachers.protocol import Teacher
 from .protocol import Reveal
-
-# The share of the layers, from the lowest, that a policy may see the new token in.
-_PEEK = 0.25
 
 
 class AtColumns(Protocol):
@@ -44,12 +41,11 @@ def chosen(
     stored: KeyValues,
 ) -> Tensor:
     """Columns [B, C] int64 that ``update`` recomputes after ``reveal``."""
-    peeked = 0
-    if update.policy.peeks:
-        peeked = math.ceil(teacher.layers * _PEEK)
-        teacher.rerun(reveal.ids, reveal.position[:, None], attention_mask, stored, peeked)
+    if update.policy.keeps == "queries":
+        column, depth = reveal.position[:, None], lower_layers(teacher)
+        teacher.rerun(reveal.ids, column, attention_mask, stored, depth)
     seen = Seen.of(
-        reveal.position, reveal.masked, reveal.scores, teacher.shift, attention_mask, stored, peeked
+        reveal.position, reveal.masked, reveal.scores, teacher.shift, attention_mask, stored
     )
     return update.policy.choose(update.columns, seen)
 

@@ -40,7 +40,7 @@ def test_attention_to_a_column_is_the_mean_of_the_maps_over_heads_and_layers(
     if padded:
         real = torch.arange(12) >= torch.tensor([[4], [0], [2]])
         ids = ids.masked_fill(~real, teacher.pad_id)
-    stored = KeyValues(with_queries=True)
+    stored = KeyValues(queried=99)
     teacher.hidden(ids, real, stored)
     assert len(stored.queries) == len(stored) == teacher.layers
     columns = torch.tensor([7, 8, 11])
@@ -60,7 +60,7 @@ def test_attention_to_a_column_is_the_mean_of_the_maps_over_heads_and_layers(
 def test_stored_maps_are_those_of_transformers_own_eager_attention(tiny):
     ids = torch.randint(0, 40, (2, 9), generator=torch.Generator().manual_seed(2))
     ids[:, 5:] = tiny.mask_id
-    stored = KeyValues(with_queries=True)
+    stored = KeyValues(queried=99)
     tiny.hidden(ids, None, stored)
     config = tiny.model.config
     ours, config._attn_implementation = config._attn_implementation, "eager"
@@ -77,7 +77,7 @@ def test_stored_maps_are_those_of_transformers_own_eager_attention(tiny):
 @torch.inference_mode()
 def test_attention_to_a_recomputed_column_reads_its_new_key(tiny):
     ids = torch.full((1, 10), tiny.mask_id)
-    stored = KeyValues(with_queries=True)
+    stored = KeyValues(queried=99)
     tiny.hidden(ids, None, stored)
     before = stored.attention_to(torch.tensor([4]))
     ids[0, 4] = 9
@@ -92,7 +92,7 @@ def test_attention_to_a_recomputed_column_reads_its_new_key(tiny):
 
 def planted(size: int, position: int, far: int) -> KeyValues:
     """One call in which the query at ``far`` attends to ``position`` alone, all others to all keys."""
-    stored = KeyValues(with_queries=True)
+    stored = KeyValues(queried=99)
     key = torch.zeros(1, 1, size, 2)
     key[0, 0, position, 0] = 1.0
     query = torch.zeros(1, 1, size, 2)

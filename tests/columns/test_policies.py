@@ -18,7 +18,7 @@ LAYERS, HEADS, KV, D = 2, 4, 2, 8
 
 def stored_pass(rows: int, size: int, real: torch.Tensor | None, seed: int = 0) -> KeyValues:
     """What a full pass of two layers with random queries and keys stores."""
-    draw, stored = torch.Generator().manual_seed(seed), KeyValues(with_queries=True)
+    draw, stored = torch.Generator().manual_seed(seed), KeyValues(queried=99)
     mask = None if real is None else real[:, None, None].expand(-1, 1, size, -1)
     for _ in range(LAYERS):
         query, key = (torch.randn(rows, n, size, D, generator=draw) for n in (HEADS, KV))
@@ -91,7 +91,7 @@ def test_a_row_chooses_alike_behind_padding(policy, shift):
     padded = KeyValues(
         keys=[behind(key, 7.0, 2) for key in plain.keys],
         masks=plain.masks,
-        with_queries=True,
+        queried=99,
         queries=[behind(query, 7.0, 2) for query in plain.queries],
         norms=[behind(norm, -7.0, 2) for norm in plain.norms],
     )

@@ -57,7 +57,7 @@ class TableTeacher:
             for kept in (stored.keys, stored.values):
                 kept.append(torch.zeros(len(ids), 1, ids.shape[1], 1))
             stored.masks.append(None)
-            if stored.with_queries:  # every query attends to all keys alike
+            if stored.queried:  # every query attends to all keys alike
                 stored.keep_query(stored.keys[0], stored.keys[0], None, 1.0)
         log = self.conditionals(ids[:, -self.length :])
         prefix = torch.zeros(len(ids), ids.shape[1] - self.length, self.vocab_size)
