@@ -8,6 +8,7 @@ changes their tokens and not their speed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
@@ -39,24 +40,20 @@ def measure(
     little memory on the device.
     """
     grid.check_fits(teacher.name, teacher.max_length)
-    samplers = {
-        case.depth: JointSampler.for_teacher(teacher, depth=case.depth).eval()
-        for case in grid.updates(teacher.layers)
-        if case.depth is not None
-    }
+    with _fitting("The joint samplers", teacher.device):
+        samplers = {
+            case.depth: JointSampler.for_teacher(teacher, depth=case.depth).eval()
+            for case in grid.updates(teacher.layers)
+            if case.depth is not None
+        }
     steps: list[Step] = []
     speeds: list[Speed] = []
     for length in grid.lengths:
         for batch in grid.batches:
             progress(f"batch {batch}, {length} tokens")
-            try:
+            with _fitting(f"A batch of {batch} rows of {length} tokens", teacher.device):
                 steps += _steps(teacher, samplers, grid, batch, length)
                 speeds += _speeds(teacher, samplers, grid, batch, length)
-            except torch.OutOfMemoryError:
-                raise UserError(
-                    f"A batch of {batch} rows of {length} tokens does not fit the memory of "
-                    f"{teacher.device}: choose a smaller --batch or --length."
-                ) from None
     return Benchmark(
         teacher=teacher.name,
         device=str(teacher.device),
@@ -70,6 +67,18 @@ def measure(
         machine=machine(),
         packages=packages(),
     )
+
+
+@contextlib.contextmanager
+def _fitting(what: str, device: torch.device) -> Iterator[None]:
+    """UserError where the device runs out of memory inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"{what} and the teacher exceed the memory of {device}: choose a smaller shape, --batch or "
+            "--length."
+        ) from None
 
 
 def _dtype(teacher: Teacher) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -138,26 +139,34 @@ def _config(shape: Shape) -> LlamaConfig | Qwen2Config:
     return config
 
 
+def _check_memory(shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
+    """UserError where the weights are larger than the memory that is free now."""
+    if device.type == "meta":
+        return
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    needed = shape.parameters * dtype.itemsize
+    if needed > free:
+        raise UserError(
+            f"Shape {shape.name!r} has {needed / 2**30:.1f} GiB of weights, and {device} has "
+            f"{free / 2**30:.1f} GiB free: choose a smaller shape or dtype, or --predict."
+        )
+
+
 def random_teacher(
     shape: Shape, device: torch.device, dtype: torch.dtype, seed: int = 0
 ) -> DecoderTeacher:
     """A teacher of ``shape`` with random weights of ``dtype`` on ``device``, without a tokenizer.
 
     On the device ``meta`` it has shapes and no weights. Raises UserError where its
-    weights do not fit the device's memory.
+    weights do not fit the device's free memory.
     """
+    _check_memory(shape, device, dtype)
     config, model_class = _config(shape), Qwen2ForCausalLM if shape.bias else LlamaForCausalLM
     forked = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=forked), torch.device(device):
-            torch.manual_seed(seed)
-            model = model_class._from_config(config, dtype=dtype)
-    except torch.OutOfMemoryError:
-        needed = shape.parameters * dtype.itemsize / 2**30
-        raise UserError(
-            f"Shape {shape.name!r} needs {needed:.1f} GiB for its weights in {dtype}, more than {device} "
-            "has free: choose a smaller shape, or predict with --predict."
-        ) from None
+    with torch.random.fork_rng(devices=forked), torch.device(device):
+        torch.manual_seed(seed)
+        model = model_class._from_config(config, dtype=dtype)
     origin = _Random(shape.name, f"random-{seed}-" + "-".join(map(str, asdict(shape).values())))
     family = DecoderFamily("random", model_class, shift=shape.shift)
     teacher = DecoderTeacher(model, origin, None, _IDS, family, {})

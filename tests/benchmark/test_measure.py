@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,6 +41,21 @@ def test_a_random_teacher_decodes_and_is_the_same_for_the_same_seed(small):
     assert torch.equal(first, second) and not torch.equal(first, third)
     assert small.fingerprint == again.fingerprint != other.fingerprint
     assert random_teacher(SMALL, CPU, torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_a_shape_that_does_not_fit_is_refused_before_it_is_made():
+    huge = replace(SMALL, name="huge", vocabulary=10**13)
+    with pytest.raises(UserError, match=r"'huge' has .* GiB of weights, and cpu has"):
+        random_teacher(huge, CPU, torch.bfloat16)
+
+
+def test_a_device_without_room_is_a_user_error(small, monkeypatch):
+    def full(*args, **settings):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("jointsampler.benchmark.measure.step_seconds", full)
+    with pytest.raises(UserError, match="A batch of 2 rows of 8 tokens and the teacher exceed"):
+        measure(small, Grid((2,), (8,), (1,), (4,)))
 
 
 def test_the_named_tiny_shape_is_the_embedded_teachers(tiny):
