@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -53,7 +54,8 @@ def test_a_device_without_room_is_a_user_error(small, monkeypatch):
     def full(*args, **settings):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("jointsampler.benchmark.measure.step_seconds", full)
+    module = import_module("jointsampler.benchmark.measure")  # the package's name is the function
+    monkeypatch.setattr(module, "step_seconds", full)
     with pytest.raises(UserError, match="A batch of 2 rows of 8 tokens and the teacher exceed"):
         measure(small, Grid((2,), (8,), (1,), (4,)))
 
