@@ -87,7 +87,15 @@ class Benchmark(Part):
     def table(self) -> str:
         """Two tables as text: steps, then whole responses."""
         lines = [self._heading(), ""]
-        head = ("step", "batch", "length", "milliseconds", "c", "operations", "weight bytes")
+        head = (
+            "step",
+            "batch",
+            "length",
+            "milliseconds",
+            "c",
+            "operations (counted)",
+            "weight bytes (counted)",
+        )
         lines += _columns([head, *(_step_cells(step) for step in self.steps)])
         head = ("method", "k", "batch", "length", "tokens/s", "x sequential")
         lines += ["", *_columns([head, *(_speed_cells(speed) for speed in self.speeds)])]

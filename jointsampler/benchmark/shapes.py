@@ -167,7 +167,10 @@ def random_teacher(
     with torch.random.fork_rng(devices=forked), torch.device(device):
         torch.manual_seed(seed)
         model = model_class._from_config(config, dtype=dtype)
-    origin = _Random(shape.name, f"random-{seed}-" + "-".join(map(str, asdict(shape).values())))
+    origin = _Random(
+        f"{shape.name}, random weights",
+        f"random-{seed}-" + "-".join(map(str, asdict(shape).values())),
+    )
     family = DecoderFamily("random", model_class, shift=shape.shift)
     teacher = DecoderTeacher(model, origin, None, _IDS, family, {})
     if device.type != "meta":

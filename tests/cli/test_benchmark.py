@@ -22,7 +22,11 @@ def test_a_measurement_is_printed_and_written(capsys, tmp_path):
     assert status == 0 and err == "batch 1, 8 tokens\n"
     result = Benchmark.model_validate_json(out_file.read_text())
     assert result.table() in out and not result.predicted
-    assert (result.teacher, result.device, result.dtype) == ("tiny", "cpu", "float32")
+    assert (result.teacher, result.device, result.dtype) == (
+        "tiny, random weights",
+        "cpu",
+        "float32",
+    )
     assert result.machine["cores"] and result.packages["torch"]
 
 
