@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/quickstart
+ARGS ?=
 
-.PHONY: install quickstart test lint docs
+.PHONY: install quickstart benchmark test lint docs
 
 install: $(VENV)/.installed
 
@@ -15,6 +16,10 @@ $(VENV)/.installed: pyproject.toml
 
 quickstart: install
 	$(VENV)/bin/jointsampler run pipeline --config quickstart --out $(OUT)
+
+# Speed on this machine; arguments as in `make benchmark ARGS="--batch 1 --length 128"`.
+benchmark: install
+	$(VENV)/bin/jointsampler benchmark $(ARGS)
 
 test: install
 	$(VENV)/bin/python -m pytest

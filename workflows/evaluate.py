@@ -124,7 +124,7 @@ def evaluator(plan: EvaluatePlan, judge: str | None) -> Evaluator:
     """The library's worker, with everything loaded on this process's device."""
     corpus = plan.train.corpus
     teacher = teachers.load(corpus.teacher)
-    sampler = JointSampler.from_pretrained(plan.train.folder).to(teacher.device)
+    sampler = JointSampler.from_pretrained(plan.train.folder).beside(teacher)
     return Evaluator(
         teacher,
         joint_update(sampler, plan.columns.count, plan.columns.policy),

@@ -28,7 +28,7 @@ class ServedSampler(PythonModel):
     def load_context(self, context) -> None:
         self.teacher = load_teacher(**context.model_config["teacher"])
         self.sampler = JointSampler.from_pretrained(context.artifacts["sampler"])
-        self.sampler.to(self.teacher.device)
+        self.sampler.beside(self.teacher)
 
     def predict(self, context, model_input, params=None) -> list[str]:
         """One text per row of ``model_input["prompt"]``; params as in ``generate``."""

@@ -49,7 +49,7 @@ def load_models(args: argparse.Namespace) -> tuple[Teacher, JointSampler | None]
     if wanted == "auto":
         wanted = args.teacher if args.teacher in EMBEDDED else "none"
     if wanted != "none":
-        sampler = JointSampler.from_pretrained(wanted).to(teacher.device)
+        sampler = JointSampler.from_pretrained(wanted).beside(teacher)
         sampler.check_teacher(teacher)
     return teacher, sampler
 

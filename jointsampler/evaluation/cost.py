@@ -9,7 +9,8 @@ by running the loop itself, interleaved.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
 
 import torch
@@ -60,20 +61,49 @@ def update_cost(
 
     ``estimated``: with the estimate that ``adaptive`` reads before every update.
     """
-    chosen = as_update(update)
-    k = min(_ROUND, max(2, length // 2))
-    rule = Adaptive(k, float("inf")) if estimated else FixedK(k)
-    strategy = Strategy(chosen, rule, get_order(order), Sampling(), 0)
-    single = replace(strategy, update=NoUpdate(), rule=FixedK(1))
-    reading = chosen.reading(teacher)
-    full, later = [], []
-    for _ in range(repeats + 1):
-        alone = _seconds(teacher, single, batch, length, k)
-        whole = _seconds(reading, strategy, batch, length, k)
-        full.append(alone / k)
-        later.append(max(0.0, whole - alone / k) / (k - 1))
-    first, rest = median(full[1:]), median(later[1:])  # the first repetition warms up
+    full, (later,) = step_seconds(teacher, [update], batch, length, order, repeats, estimated)
+    first, rest = median(full), median(later)
     return UpdateCost(first, rest, rest / first, batch, length)
+
+
+def step_seconds(
+    teacher: Teacher,
+    updates: Sequence[Update | JointSampler | None],
+    batch: int,
+    length: int,
+    order: str = "entropy",
+    repeats: int = 5,
+    estimated: bool = False,
+) -> tuple[list[float], list[list[float]]]:
+    """(seconds of a full pass, seconds of each update), ``repeats`` of each, each with its reveal.
+
+    All are timed in turn, repetition by repetition, so that a busy machine slows all
+    alike. A repetition before the first warms up.
+    """
+    k = timed_reveals_of(length)
+    rule = Adaptive(k, float("inf")) if estimated else FixedK(k)
+    chosen = [as_update(update) for update in updates]
+    strategies = [Strategy(each, rule, get_order(order), Sampling(), 0) for each in chosen]
+    single = Strategy(NoUpdate(), FixedK(1), get_order(order), Sampling(), 0)
+    readings = [each.reading(teacher) for each in chosen]
+    full: list[float] = []
+    later: list[list[float]] = [[] for _ in chosen]
+    for repeat in range(repeats + 1):
+        alone = _seconds(teacher, single, batch, length, k) / k
+        rounds = [
+            _seconds(reading, strategy, batch, length, k)
+            for reading, strategy in zip(readings, strategies, strict=True)
+        ]
+        if repeat:  # the first repetition warms up
+            full.append(alone)
+            for found, whole in zip(later, rounds, strict=True):
+                found.append(max(0.0, whole - alone) / (k - 1))
+    return full, later
+
+
+def timed_reveals_of(length: int) -> int:
+    """Reveals of the timed round in a response of ``length`` tokens."""
+    return min(_ROUND, max(2, length // 2))
 
 
 def _seconds(teacher: Teacher, strategy: Strategy, batch: int, length: int, reveals: int) -> float:

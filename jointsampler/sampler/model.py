@@ -226,6 +226,11 @@ class JointSampler(PreTrainedModel):
             )
         return sampler.eval()
 
+    def beside(self, teacher: Teacher) -> JointSampler:
+        """This module on the teacher's device and in its precision, for sampling."""
+        probe = torch.zeros(1, 1, dtype=torch.long, device=teacher.device)
+        return self.to(teacher.device, teacher.embed(probe).dtype)
+
     def reading(self, teacher: Teacher) -> Teacher:
         """``teacher`` with the states that this sampler reads; UserError unless made for it."""
         self.check_teacher(teacher)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -44,14 +44,21 @@ class DecoderFamily:
     trust: Mapping[str, str] = field(default_factory=dict)  # see tokenization.special_ids
 
 
+class Source(Protocol):
+    """What a teacher repeats about the origin of its weights: a Checkpoint, or random ones."""
+
+    name: str
+    fingerprint: str
+
+
 class DecoderTeacher:
     """See :class:`jointsampler.teachers.protocol.Teacher` for methods and shapes."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        checkpoint: Checkpoint,
-        tokenizer: PreTrainedTokenizerBase,
+        checkpoint: Source,
+        tokenizer: PreTrainedTokenizerBase | None,
         ids: SpecialIds,
         family: DecoderFamily,
         defaults: Mapping[str, float | str],
@@ -69,7 +76,8 @@ class DecoderTeacher:
         layer_outputs.watch(self.model.model.layers)
         self.max_length = config.max_position_embeddings
         self.device = model.device
-        self.forbidden_ids = ids.forbidden(self.vocab_size, len(tokenizer))
+        known = self.vocab_size if tokenizer is None else len(tokenizer)
+        self.forbidden_ids = ids.forbidden(self.vocab_size, known)
         self._suppress = suppression(self.forbidden_ids, self.vocab_size, self.device)
 
     def hidden(

@@ -16,6 +16,8 @@ from torch import Tensor
 # the lower layers too.
 Keep = Literal["nothing", "keys", "queries"]
 
+_MAP_FLOATS = 1 << 22  # of attention maps held at a time: 16 MiB in float32
+
 
 @dataclass(eq=False)
 class KeyValues:
@@ -50,29 +52,32 @@ class KeyValues:
     def keep_query(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
         """Store the scaled queries [B, heads, S, D] of a call with their norms.
 
-        key: [B, kv_heads, S, D]; mask: as in ``masks``. A head at a time, so that no
-        map of all heads is ever held.
+        key: [B, kv_heads, S, D]; mask: as in ``masks``. Some heads at a time, so that the
+        map of all heads is held only where it is small.
         """
-        query = query * scale
-        groups = query.shape[1] // key.shape[1]
+        query = (query * scale).contiguous()
+        batch, heads, size, _ = query.shape
+        key = key.repeat_interleave(heads // key.shape[1], dim=1)
+        step = max(1, _MAP_FLOATS // (batch * size * size))
         norms = []
-        for head in range(query.shape[1]):
-            logits = query[:, head] @ key[:, head // groups].transpose(1, 2)  # [B, S, S]
+        for part in torch.arange(heads).split(step):
+            begin, end = int(part[0]), int(part[-1]) + 1
+            logits = query[:, begin:end] @ key[:, begin:end].transpose(2, 3)
             if mask is not None:
-                rows = mask[:, min(head, mask.shape[1] - 1)]
+                rows = mask if mask.shape[1] == 1 else mask[:, begin:end]
+                boolean = rows.dtype == torch.bool
                 lowest = torch.finfo(logits.dtype).min
-                logits = (
-                    logits.masked_fill(~rows, lowest) if rows.dtype == torch.bool else logits + rows
-                )
+                logits = logits.masked_fill(~rows, lowest) if boolean else logits + rows
             norms.append(logits.float().logsumexp(-1))
-        self.queries.append(query.contiguous())
-        self.norms.append(torch.stack(norms, dim=1))
+        self.queries.append(query)
+        self.norms.append(torch.cat(norms, dim=1))
 
     def attention_to(self, columns: Tensor) -> Tensor:
         """[B, S] float32: the attention that each query of the full pass pays to column [B].
 
-        The mean over heads and the ``queried`` calls. The keys are those stored now, which may be newer than the full pass; the queries
-        and their norms those of the full pass. Queries of padding have a value too.
+        The mean over heads and the ``queried`` calls. The keys are those stored now,
+        which may be newer than the full pass; the queries and their norms are those of
+        the full pass. Queries of padding have a value too.
         """
         each = torch.arange(len(columns), device=columns.device)
         total = torch.zeros_like(self.norms[0][:, 0])

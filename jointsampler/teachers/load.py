@@ -56,6 +56,28 @@ def check_teacher(teacher: Teacher) -> None:
         )
 
 
+def placement(
+    device: str = "auto", dtype: torch.dtype | str | None = None
+) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype that two arguments mean.
+
+    ``auto`` is a GPU where there is one. ``dtype`` (or its name; None or "auto")
+    defaults to bfloat16 on a GPU and float32 elsewhere. Raises UserError: no such
+    device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        placed = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"No device {device!r}: choose auto, cpu, cuda or cuda:N.") from None
+    if placed.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"Device {device!r} was asked for, and torch sees no CUDA device here.")
+    if dtype is None or dtype == "auto":
+        dtype = torch.bfloat16 if placed.type == "cuda" else torch.float32
+    return placed, getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
 def load_teacher(
     name: str,
     device: str = "auto",
@@ -77,20 +99,9 @@ def load_teacher(
     tokenizer or mask id, weights that are unreadable, incomplete or do not fit.
     """
     checkpoint = find_checkpoint(name, revision, weights=device != "meta")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        placed = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"No device {device!r}: choose auto, cpu, cuda or cuda:N.") from None
-    if placed.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"Device {device!r} was asked for, and torch sees no CUDA device here.")
-    if dtype is None or dtype == "auto":
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
+    placed, dtype = placement(device, dtype)
     options = LoadOptions(placed, dtype, quantization, tokenizer)
     teacher = family_of(checkpoint, family).load(checkpoint, options)
-    if device != "meta":
+    if placed.type != "meta":
         check_teacher(teacher)
     return teacher

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..columns import ColumnPolicy, Seen
 from ..errors import UserError
+from ..sampler import at_columns
 from ..teachers.columns import lower_layers
 from ..teachers.keyvalues import KeyValues
 from ..teachers.protocol import Teacher
@@ -58,7 +59,7 @@ def with_slot(states: Tensor) -> Tensor:
 def served(
     teacher: Teacher, columns: Tensor, outputs: Tensor, attention_mask: Tensor | None, size: int
 ) -> tuple[Tensor, Tensor]:
-    """(positions [B, C'], their outputs [B, C', H]) of raw outputs [B, C, H] at columns [B, C].
+    """(positions [B, C or C + 1], their outputs [B, C or C + 1, H]) of raw outputs [B, C, H] at columns [B, C].
 
     size: positions S of the canvas; attention_mask: [B, S] bool, False on left padding.
     """
@@ -69,8 +70,10 @@ def served(
     if attention_mask is not None:
         first = attention_mask.int().argmax(dim=1, keepdim=True)
         after = torch.where(attention_mask.gather(1, columns), after, size)
-    own = torch.where(columns == first, columns, size)
-    return torch.cat([after, own], dim=1), torch.cat([outputs, outputs], dim=1)
+    is_first = columns == first
+    own = torch.where(is_first.any(1, keepdim=True), first, size)
+    its = at_columns(outputs, is_first.int().argmax(dim=1, keepdim=True))
+    return torch.cat([after, own], dim=1), torch.cat([outputs, its], dim=1)
 
 
 def write(buffer: Tensor, positions: Tensor, states: Tensor) -> None:

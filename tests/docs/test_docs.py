@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jointsampler.cli import compare, generate, verify_corpus
+from jointsampler.cli import benchmark, compare, generate, verify_corpus
 from jointsampler.cli.common import parse_settings
 from jointsampler.config import load_config
 from jointsampler.decoding.methods import METHODS, get_method
@@ -29,7 +29,12 @@ CARDS = [
     *(ROOT / "jointsampler" / kind / "tiny" / "README.md" for kind in ("teachers", "samplers")),
 ]
 ANIMATION = ROOT / "docs/assets/unmasking.svg"
-COMMANDS = {"generate": generate, "compare": compare, "verify-corpus": verify_corpus}
+COMMANDS = {
+    "generate": generate,
+    "compare": compare,
+    "benchmark": benchmark,
+    "verify-corpus": verify_corpus,
+}
 
 
 def name_of(page: Path) -> str:
