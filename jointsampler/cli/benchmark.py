@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..storage import make_folder, write_json
 from ..teachers import Teacher, load_teacher
 from ..teachers.load import placement
+from .common import add_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,15 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy", default=grid.policy, help=f"which columns: {', '.join(POLICIES)}"
     )
     parser.add_argument("--repeats", type=int, default=grid.repeats, help="after one to warm up")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)"
-    )
-    parser.add_argument(
-        "--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"]
-    )
-    parser.add_argument(
-        "--threads", type=int, default=0, help="torch threads; 0 leaves torch's own"
-    )
+    add_device(parser)
     parser.add_argument(
         "--predict", metavar="DEVICE", help=f"run nothing: {', '.join(DEVICES)}, in bfloat16"
     )

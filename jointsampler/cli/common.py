@@ -29,6 +29,10 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", default="attention", help=f"which columns: {', '.join(POLICIES)}"
     )
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)"
     )
