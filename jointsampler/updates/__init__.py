@@ -36,7 +36,11 @@ def joint_update(
     config = sampler.config
     if not config.depth:
         return Trained(sampler)
-    return Hybrid(sampler, columns or config.columns, policy or config.policy)
+    return Hybrid(
+        sampler,
+        config.columns if columns is None else columns,
+        config.policy if policy is None else policy,
+    )
 
 
 __all__ = [

@@ -306,3 +306,10 @@ def test_a_cache_of_finished_blocks_is_refused(tiny, hybrid_like):
             generate(
                 tiny, update, method="joint", k=2, block_length=4, max_new_tokens=8, cache="prefix"
             )
+
+
+def test_no_columns_are_refused_and_do_not_mean_the_samplers_own(pair_of):
+    _, sampler = pair_of("stock")
+    assert joint_update(sampler).columns == sampler.config.columns
+    with pytest.raises(UserError, match="at least 1 column"):
+        joint_update(sampler, columns=0)
