@@ -4,7 +4,8 @@ What a reveal changes, it changes through the attention that its column receives
 near or far. The new token's keys in the lower layers are computed first, on that
 column alone: to the mask that stood there before, other columns attend differently.
 The attention is the mean over these layers and all heads, for one key at a time from
-stored queries (``teachers/keyvalues.py``). Every second place goes to the position that the order would reveal next, which must not be stale.
+stored queries (``teachers/keyvalues.py``). Every second place goes to the position
+that the order would reveal next, which must not be stale.
 
 Measured on the embedded teacher (own order, 8 columns, forward KL in nats per token):
 code of 96 tokens at k = 8 .022, near-then-scores .022; prompted tasks at k = 4 .004,
