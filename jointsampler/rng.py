@@ -38,10 +38,30 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def _signed(x: int) -> int:
+    """The int64 that ``x`` wraps to."""
+    return (x + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _mix_number(x: int) -> int:
+    """:func:`_mix` of a number on the host: no tensor, so no transfer to a device."""
+    x = _signed((x ^ (x % (1 << 64) >> 30)) * _MIX_1)
+    x = _signed((x ^ (x % (1 << 64) >> 27)) * _MIX_2)
+    return _signed(x ^ (x % (1 << 64) >> 31))
+
+
 def uniform(seed: int, *keys: Tensor | int) -> Tensor:
-    """Uniform draws in (0, 1), float64, one per element of the broadcast keys (int64)."""
-    device = next((key.device for key in keys if isinstance(key, Tensor)), None)
-    state = _mix(torch.as_tensor(seed, dtype=torch.int64, device=device) + _GOLDEN)
+    """Uniform draws in (0, 1), float64, one per element of the broadcast keys (int64).
+
+    On the device of the keys that are tensors, without a synchronisation.
+    """
+    state: Tensor | int = _mix_number(_signed(seed + _GOLDEN))
     for key in keys:
-        state = _mix((state ^ torch.as_tensor(key, dtype=torch.int64, device=device)) + _GOLDEN)
+        mixed = state ^ key
+        if isinstance(mixed, Tensor):
+            state = _mix(mixed + _GOLDEN)
+        else:
+            state = _mix_number(_signed(mixed + _GOLDEN))
+    if not isinstance(state, Tensor):
+        state = torch.tensor(state)
     return (_shift_right(state, 11).double() + 0.5) * 2.0**-53

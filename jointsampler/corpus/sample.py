@@ -42,12 +42,10 @@ class RowSampler:
     def rows(self, ids: Sequence[int]) -> tuple[Trajectories, float]:
         """The sequential trajectories of the rows ``ids``, and the seconds of their decoding."""
 
-        def run(size: int) -> list[tuple[Trajectories, float]]:
-            return [self._batch(ids[at : at + size]) for at in range(0, len(ids), size)]
-
-        batches, self.batch_size = largest_fitting(run, self.batch_size)
-        rows, seconds = zip(*batches, strict=True)
-        return Trajectories.joined(rows), sum(seconds)
+        made, self.batch_size = largest_fitting(
+            lambda size: self._sample(ids, size), self.batch_size
+        )
+        return made
 
     def shard(self, folder: Location, name: str, ids: Sequence[int]) -> tuple[Shard, float]:
         """Sample the rows ``ids``, write them to ``folder``/``name``; its manifest entry and seconds.
@@ -64,7 +62,7 @@ class RowSampler:
             ) from error
         return describe(name, data, ids), seconds
 
-    def _batch(self, ids: Sequence[int]) -> tuple[Trajectories, float]:
+    def _sample(self, ids: Sequence[int], batch_size: int) -> tuple[Trajectories, float]:
         settings = self.settings
         prompts = settings.prompts
         generation = generate(
@@ -77,7 +75,7 @@ class RowSampler:
             top_p=settings.top_p,
             order=settings.order,
             seed=settings.seed,
-            batch_size=len(ids),
+            batch_size=batch_size,
             row_ids=ids,
             stop_at_end=bool(self.teacher.end_ids),
         )

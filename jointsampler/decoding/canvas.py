@@ -7,6 +7,7 @@ position and token to reveal is decided in ``loop.py``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,14 @@ def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
             ids[row, width - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
             real[row, width - len(prompt) :] = True
     return ids, real
+
+
+# What the canvas holds of every row: what it was given, and what decoding writes.
+_GIVEN = ("rows", "attention_mask")
+_WRITTEN = (
+    *("ids", "masked", "order", "round", "revealed", "_ended"),
+    *("teacher_passes", "teacher_rows", "update_passes", "round_ends"),
+)
 
 
 class Canvas:
@@ -62,6 +71,20 @@ class Canvas:
         self._open = torch.ones(length, dtype=torch.bool, device=device)
         self._ended = torch.zeros(batch, dtype=torch.bool, device=device)
         self._each = torch.arange(batch, device=device)
+
+    def select(self, rows: Tensor) -> Canvas:
+        """A canvas with copies of ``rows`` [N] int64 alone."""
+        other = copy.copy(self)
+        for name in (*_GIVEN, *_WRITTEN):
+            value = getattr(self, name)
+            setattr(other, name, None if value is None else value[rows])
+        other._each = torch.arange(len(rows), device=rows.device)
+        return other
+
+    def put(self, rows: Tensor, other: Canvas) -> None:
+        """Write back what ``other``, the canvas of ``rows`` [N] int64, has become."""
+        for name in _WRITTEN:
+            getattr(self, name)[rows] = getattr(other, name)
 
     def open(self, begin: int, end: int) -> None:
         """Let response positions ``begin`` to ``end`` be revealed, and no others."""

@@ -137,15 +137,16 @@ def generate(
     canvases = []
     synchronize(teacher.device)
     begin = time.perf_counter()
-    for at in range(0, len(encoded), batch_size):
-        part = slice(at, at + batch_size)
-        canvas = Canvas(teacher, encoded[part], rows[part], max_new_tokens)
+    # Prompts of like length share a batch, because padding costs as much as text.
+    by_length = torch.tensor([len(ids) for ids in encoded]).argsort(stable=True)
+    for part in by_length.split(batch_size):
+        canvas = Canvas(teacher, [encoded[i] for i in part.tolist()], rows[part], max_new_tokens)
         decoder = Decoder(teacher, strategy, canvas, after=on_reveal)
         decoder.run(block_length, cache, stop_at_end)
         canvases.append(canvas)
     synchronize(teacher.device)
     seconds = time.perf_counter() - begin
-    return _collect(teacher, canvases, encoded, rows, seconds)
+    return _collect(teacher, canvases, by_length.argsort(), encoded, rows, seconds)
 
 
 def _strategy(
@@ -191,12 +192,19 @@ def _rows(
 
 
 def _collect(
-    teacher: Teacher, canvases: list[Canvas], prompts: list[list[int]], rows: Tensor, seconds: float
+    teacher: Teacher,
+    canvases: list[Canvas],
+    places: Tensor,
+    prompts: list[list[int]],
+    rows: Tensor,
+    seconds: float,
 ) -> Generation:
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(canvas, name) for canvas in canvases]).cpu()
+    """``places`` [N] int64: where in the canvases, one after the other, each sample is."""
 
-    responses = torch.cat([canvas.response(canvas.ids) for canvas in canvases]).cpu()
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(canvas, name) for canvas in canvases]).cpu()[places]
+
+    responses = torch.cat([canvas.response(canvas.ids) for canvas in canvases]).cpu()[places]
     ends = end_positions(responses, teacher.end_ids)
     texts = [""] * len(responses)
     if teacher.tokenizer is not None:

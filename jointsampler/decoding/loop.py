@@ -82,6 +82,9 @@ class Decoder:
         self.teacher, self.strategy, self.canvas = teacher, strategy, canvas
         self.script, self.before, self.after = script or Script(), before, after
         self._each = torch.arange(len(canvas.rows), device=canvas.ids.device)
+        # One draw per position [B, L], made once: a reveal only looks its own up.
+        places = torch.arange(canvas.length, device=canvas.ids.device)
+        self._uniform = rng.uniform(strategy.seed, canvas.rows[:, None], places[None], rng.TOKEN)
         # A recorded order needs no scores, unless the rule or the update reads them.
         self._scores = self.script.order is None or strategy.rule.asks or strategy.update.ranks
 
@@ -113,13 +116,27 @@ class Decoder:
         self._finish_open(self.teacher, masked, None, until=masked - count)
 
     def _finish_open(
-        self, teacher: Teacher, left: int, ends: Tensor | None, until: int = 0
+        self,
+        teacher: Teacher,
+        left: int,
+        ends: Tensor | None,
+        until: int = 0,
+        known: Opening | None = None,
+        has: Tensor | None = None,
     ) -> None:
-        """Rounds until at most ``until`` of ``left`` open positions a row are unrevealed."""
+        """Rounds until at most ``until`` of ``left`` open positions a row are unrevealed.
+
+        ``known``, ``has``: openings that are already there, as in :meth:`_opening`.
+        """
         canvas, strategy = self.canvas, self.strategy
-        known = has = None
-        while left > until and bool(canvas.unfinished().any()):  # one host question per round
+        while left > until:
             in_round = canvas.unfinished()
+            rows = int(in_round.sum())  # one host question per round
+            if rows == 0:
+                return
+            if 2 * rows <= len(in_round) and self._may_part(teacher):
+                self._finish_rest(teacher, in_round, left, ends, until, known, has)
+                return
             opening = self._opening(teacher, known, has)
             draft = Draft.empty(canvas, in_round) if strategy.verification else None
             self._round(teacher, opening, in_round, left, draft)
@@ -134,6 +151,30 @@ class Decoder:
             if ends is not None:
                 canvas.end_rows(ends)
             left -= strategy.least
+
+    def _may_part(self, teacher: Teacher) -> bool:
+        """Whether finished rows may leave: nothing else refers to the rows of the whole canvas."""
+        observed = self.before is not None or self.after is not None
+        scripted = self.script.order is not None or self.script.tokens is not None
+        return teacher is self.teacher and not observed and not scripted
+
+    def _finish_rest(
+        self,
+        teacher: Teacher,
+        rest: Tensor,
+        left: int,
+        ends: Tensor | None,
+        until: int,
+        known: Opening | None,
+        has: Tensor | None,
+    ) -> None:
+        """:meth:`_finish_open` on the rows ``rest`` [B] bool alone: finished rows would only cost."""
+        index = rest.nonzero()[:, 0]
+        if known is not None:
+            known, has = known.select(index), has[index]
+        part = Decoder(self.teacher, self.strategy, self.canvas.select(index))
+        part._finish_open(teacher, left, ends, until, known, has)
+        self.canvas.put(index, part.canvas)
 
     def _opening(self, teacher: Teacher, known: Opening | None, has: Tensor | None) -> Opening:
         """The full pass that opens the next round.
@@ -209,14 +250,9 @@ class Decoder:
     ) -> tuple[Choice, Any]:
         """What is revealed next, in the rows that the rule leaves in the round; and the rule's memory."""
         rule, recorded, start = self.strategy.rule, self.script.order, self.canvas.start
-
-        def logits_at(position: Tensor) -> Tensor:
-            return teacher.logits(state.states[self._each, start + position])
-
-        position = None if board is None else board.scores.argmin(dim=1)
-        logits = estimate = None
+        position = logits = estimate = None
         if recorded is None or rule.asks:  # the rule sees the method's own position
-            logits = logits_at(position)
+            position, logits = board.best.position, board.best.logits
             if rule.estimates and reveal > 0:
                 estimate = self._estimate(teacher, state, position, logits, last, reveal)
             candidate = Candidate(logits, reveal, estimate)
@@ -228,7 +264,7 @@ class Decoder:
         if recorded is not None:
             slot = self.canvas.revealed.clamp_max(recorded.shape[1] - 1)
             position = recorded[self._each, slot].clamp_min(0)
-            logits = logits_at(position)
+            logits = teacher.logits(state.states[self._each, start + position])
         return Choice(position, logits, in_round, reveal, estimate), memory
 
     def _estimate(
@@ -257,8 +293,7 @@ class Decoder:
         probs = None
         if self.script.tokens is None:
             probs = probabilities(choice.logits, strategy.sampling)
-            uniform = rng.uniform(strategy.seed, canvas.rows, choice.position, rng.TOKEN)
-            token = draw(probs, uniform)
+            token = draw(probs, self._uniform[self._each, choice.position])
         else:
             token = self.script.tokens[self._each, choice.position]
         canvas.reveal(choice.position, token, choice.active)

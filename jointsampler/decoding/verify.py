@@ -112,8 +112,8 @@ def verify(
         position, token = draft.positions[j], draft.tokens[j]
         states = hidden[j - 1][slot]  # [B, P + L, H]
         if verification == "strict":
-            scores = scorer.masked(canvas.response(states), masked, most)
-            mismatch = alive & (scores.argmin(1) != position)
+            _, teachers = scorer.masked(canvas.response(states), masked, most)
+            mismatch = alive & (teachers.position != position)
             mismatched |= mismatch
             alive = alive & ~mismatch
         logits = teacher.logits(states[each, canvas.start + position])
