@@ -31,7 +31,9 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """[..., V] float32 untempered logits -> [..., V] float32 probabilities to draw from."""
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    probs = torch.softmax(logits / sampling.temperature, dim=-1)
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    probs = torch.softmax(logits, dim=-1)
     if sampling.top_p == 1:
         return probs
     # The smallest set of likeliest tokens whose mass reaches top_p (Holtzman et al. 2020).
