@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ def reveals_of_a_round(teacher, update, k=3, prompts=((0,), (0, 7, 9))) -> list[
     with seen:
         decoder.run_reveals(12, k)
     assert len(marks) == k
-    return [seen.names[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [seen.names[a:b] for a, b in itertools.pairwise(marks)]
 
 
 @pytest.mark.parametrize("name", UPDATES)
