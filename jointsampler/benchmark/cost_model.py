@@ -73,13 +73,8 @@ class CostModel:
         return self.layers(self.shape.layers, self.positions) + norm
 
     def opening(self, scored: int) -> Work:
-        """A full pass, the order's scores of ``scored`` positions, and the logits of the one drawn."""
-        return self.full_pass() + self.scoring(scored)
-
-    def scoring(self, scored: int) -> Work:
-        """The LM head at ``scored`` positions; weights are read again for the one that is drawn."""
-        drawn = self.head(1)
-        return self.head(scored) + drawn if scored else drawn
+        """A full pass and the LM head at the ``scored`` positions, of which one is drawn."""
+        return self.full_pass() + self.head(scored)
 
     def setup(self, case: UpdateCase | None) -> Work:
         """What the first full pass of a round costs more for ``case``, once per round."""
@@ -99,17 +94,18 @@ class CostModel:
     def update(self, case: UpdateCase | None, masked: int) -> Work:
         """An update with ``masked`` positions left, and the choice of the next token."""
         if case is None:
-            return self.scoring(0)
+            return self.head(1)
         if case.columns is None:
             every = self.positions
-            return self._trained(0, every, every) + self.scoring(masked)
+            return self._trained(0, every, every) + self.head(masked)
         columns = min(case.columns, self.positions)
         # A family shifted by one has a place for a row's first position: see updates/at_columns.py.
         served = columns + (self.shape.shift > 0)
         work = self._peek(case) + self.layers(case.depth or self.shape.layers, columns)
         if case.depth:
             work += self._trained(case.depth, served, self.positions + 1)
-        return work + self.scoring(served)
+        # With the best of the positions that did not move: see decoding/scoring.py.
+        return work + self.head(served + 1)
 
     def recipe(self, case: UpdateCase | None) -> Work:
         """A pass of the plain recipe after the first: the LM head at all positions."""
