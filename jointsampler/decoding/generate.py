@@ -20,6 +20,7 @@ from .methods import Method, get_method
 from .orders import get_order
 from .prompts import Prompt, encode_prompts
 from .sampling import Sampling
+from .stops import StopRule
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Generation:
     round_ends: Tensor  # [N, 3] int64: verified rounds that ended full, by order, by rejection
     effective_tokens: Tensor  # [N] int64, response tokens before the end
     seconds: float  # wall clock of the decoding, device synchronised
+    method: str
+    update: Update  # that followed each reveal
+    rule: StopRule  # that ended each round
 
     @property
     def responses(self) -> Tensor:
@@ -145,7 +149,7 @@ def generate(
         canvases.append(canvas)
     synchronize(teacher.device)
     seconds = time.perf_counter() - begin
-    return _collect(teacher, canvases, encoded, rows, seconds)
+    return _collect(teacher, canvases, encoded, rows, seconds, method, strategy)
 
 
 def _strategy(
@@ -191,7 +195,13 @@ def _rows(
 
 
 def _collect(
-    teacher: Teacher, canvases: list[Canvas], prompts: list[list[int]], rows: Tensor, seconds: float
+    teacher: Teacher,
+    canvases: list[Canvas],
+    prompts: list[list[int]],
+    rows: Tensor,
+    seconds: float,
+    method: str,
+    strategy: Strategy,
 ) -> Generation:
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(canvas, name) for canvas in canvases]).cpu()
@@ -214,5 +224,8 @@ def _collect(
         rows=rows,
         effective_tokens=ends,
         seconds=seconds,
+        method=method,
+        update=strategy.update,
+        rule=strategy.rule,
         **{name: joined(name) for name in names},
     )

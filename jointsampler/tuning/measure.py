@@ -1,0 +1,238 @@
+"""Measure the candidates on the machine at hand: seconds of each step, nats of each walk.
+
+Within a limit of time, the work goes where the pick may fall:
+
+1. Column policies are compared at one number of columns; those near the best go on.
+2. A full pass and all updates are timed, interleaved.
+3. Every update walks, shorter rounds first. One that a faster one beats clearly at
+   some k walks no longer rounds.
+4. What time is left goes to further trajectories of the candidates near the frontier.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+from ..columns import POLICIES
+from ..errors import UserError
+from ..evaluation.cost import step_seconds
+from ..evaluation.stats import Interval
+from ..sampler import JointSampler
+from ..teachers.columns import check_rerun
+from ..teachers.protocol import Teacher
+from ..updates import NoUpdate, Refresh, Update, joint_update
+from .candidates import (
+    SCREENED,
+    UpdateCase,
+    column_counts,
+    round_lengths,
+    seconds_per_token,
+    walked,
+)
+from .fidelity import Job, Walks
+from .results import Candidate, Tuning
+from .situation import Situation
+
+TRAJECTORIES = 2  # of a turn
+TURNS = 4
+REPEATS = 3  # of each timed step
+CLEARLY = 1.2  # nats this much lower beat; less may be the few trajectories
+LOST = 0.5  # nats per token beyond which more trajectories decide nothing
+SHORTEST = 4  # tokens of a response that can be timed
+
+
+def measure(
+    teacher: Teacher,
+    situation: Situation,
+    samplers: Mapping[str, JointSampler],
+    prompts: list[list[int]],
+    key: dict[str, Any],
+    limit: float,
+    progress: Callable[[str], None] = lambda said: None,
+) -> Tuning:
+    """The candidates of ``teacher`` in ``situation``, with their seconds and nats.
+
+    ``samplers``: joint samplers by fingerprint, each one more candidate; ``prompts``:
+    token ids that the trajectories follow; ``limit``: seconds after which no further
+    walk begins; ``progress`` is called with a line per step.
+
+    Raises UserError: a response too short to be timed, or too long for the teacher.
+    """
+    _check(teacher, situation, limit)
+    return _Tuner(teacher, situation, samplers, prompts, limit, progress).run(key)
+
+
+def _check(teacher: Teacher, situation: Situation, limit: float) -> None:
+    length, prompt = situation.length, situation.prompt
+    if situation.batch < 1:
+        raise UserError(f"A batch has at least 1 row, not {situation.batch}.")
+    if length < SHORTEST:
+        raise UserError(f"A tuned response has at least {SHORTEST} tokens, not {length}.")
+    if max(prompt, 1) + length > teacher.max_length:
+        raise UserError(
+            f"A response of {length} tokens behind {max(prompt, 1)} does not fit the "
+            f"{teacher.max_length} positions of {teacher.name!r}: choose a shorter length."
+        )
+    if not limit > 0:
+        raise UserError(f"The time limit is a positive number of seconds, not {limit}.")
+
+
+class _Tuner:
+    def __init__(
+        self,
+        teacher: Teacher,
+        situation: Situation,
+        samplers: Mapping[str, JointSampler],
+        prompts: list[list[int]],
+        limit: float,
+        progress: Callable[[str], None],
+    ):
+        self.teacher, self.situation, self.samplers = teacher, situation, samplers
+        self.limit, self.progress = limit, progress
+        self.begin = time.perf_counter()
+        self.walks = Walks(
+            teacher, prompts, situation.length, situation.order,
+            situation.temperature or 1.0,  # greedy: no finite KL, so that of temperature 1
+            seed=0, per_turn=TRAJECTORIES,
+        )  # fmt: skip
+        self.levels = sorted({walked(k, situation.length) for k in round_lengths(situation.length)})
+
+    def run(self, key: dict[str, Any]) -> Tuning:
+        policies = self._policies()
+        cases = self._cases(policies)
+        self.progress(f"timing {len(cases)} updates")
+        full, seconds = self._seconds(cases)
+        self._first_turn(cases, full, seconds)
+        self._further_turns(cases, full, seconds)
+        return Tuning(
+            key=key,
+            predicted=False,
+            full_seconds=full,
+            candidates=self._candidates(cases, full, seconds),
+            limit=self.limit,
+            seconds=self._spent(),
+            walks=self.walks.made,
+            planned=len(cases) * len(self.levels),
+        )
+
+    def _spent(self) -> float:
+        return time.perf_counter() - self.begin
+
+    def _walk(self, case: UpdateCase, k: int) -> bool:
+        """One more turn of a job; False, without it, once the time is over."""
+        if self._spent() > self.limit:
+            return False
+        self.progress(f"walking {case.update} {case.columns or ''} {case.policy or ''} at k = {k}")
+        self.walks.add((case, k), self._update(case))
+        return True
+
+    def _update(self, case: UpdateCase) -> Update:
+        if case.update == "none":
+            return NoUpdate()
+        if case.update == "refresh":
+            return Refresh(case.columns, case.policy)
+        return joint_update(self.samplers[case.sampler])
+
+    def _policies(self) -> list[str]:
+        """The column policies that are worth all numbers of columns; none if no column can be rerun."""
+        try:
+            check_rerun(self.teacher)
+        except UserError:
+            return []
+        if SCREENED not in column_counts(self.situation.positions):
+            return list(POLICIES)
+        k = self.levels[0]
+        nats: dict[str, float] = {}
+        for name in POLICIES:
+            case = UpdateCase("refresh", SCREENED, name)
+            if self._walk(case, k):
+                nats[name] = self.walks.nats(case, k).value
+        if not nats:
+            return list(POLICIES)[:1]
+        return [name for name, found in nats.items() if found <= CLEARLY * min(nats.values())]
+
+    def _cases(self, policies: list[str]) -> list[UpdateCase]:
+        found = [UpdateCase("none")]
+        for name, sampler in self.samplers.items():
+            config = sampler.config
+            at_columns = (config.columns, config.policy) if config.depth else (None, None)
+            found.append(UpdateCase("joint", *at_columns, name))
+        for count in column_counts(self.situation.positions):
+            found += [UpdateCase("refresh", count, policy) for policy in policies]
+        return found
+
+    def _seconds(self, cases: list[UpdateCase]) -> tuple[float, dict[UpdateCase, float]]:
+        situation = self.situation
+        full, later = step_seconds(
+            self.teacher, [self._update(case) for case in cases], situation.batch,
+            situation.length, situation.order, REPEATS, prompt=situation.prompt,
+            limit=self.limit / 3,
+        )  # fmt: skip
+        return median(full), {c: median(each) for c, each in zip(cases, later, strict=True)}
+
+    def _first_turn(
+        self, cases: list[UpdateCase], full: float, seconds: dict[UpdateCase, float]
+    ) -> None:
+        # A slower one than sequential, which is exact, needs no walk.
+        alive = [case for case in cases if seconds[case] < full]
+        for k in self.levels:
+            for case in alive:
+                if (case, k) not in self.walks.found:
+                    self._walk(case, k)
+            level = [self._candidate(case, k, full, seconds[case]) for case in alive]
+            alive = [c for c, mine in zip(alive, level, strict=True) if not beaten(mine, level)]
+
+    def _further_turns(
+        self, cases: list[UpdateCase], full: float, seconds: dict[UpdateCase, float]
+    ) -> None:
+        for _ in range(1, TURNS):
+            jobs: dict[Job, None] = {}  # in order, without repetition
+            every = self._candidates(cases, full, seconds)
+            for case in cases:
+                for k in round_lengths(self.situation.length):
+                    mine = self._candidate(case, k, full, seconds[case])
+                    known = mine.nats is not None and mine.nats.value < LOST
+                    if known and not beaten(mine, every):
+                        jobs[case, walked(k, self.situation.length)] = None
+            for case, k in jobs:
+                self._walk(case, k)
+
+    def _candidates(
+        self, cases: list[UpdateCase], full: float, seconds: dict[UpdateCase, float]
+    ) -> list[Candidate]:
+        found = [self._candidate(UpdateCase("none"), 1, full, seconds[UpdateCase("none")])]
+        for case in cases:
+            for k in round_lengths(self.situation.length):
+                found.append(self._candidate(case, k, full, seconds[case]))
+        return found
+
+    def _candidate(self, case: UpdateCase, k: int, full: float, update: float) -> Candidate:
+        batch, length = self.situation.batch, self.situation.length
+        token = seconds_per_token(full, update, k, length, batch)
+        exact = Interval(value=0.0, low=0.0, high=0.0, n=0)
+        return Candidate(
+            update=case.update,
+            columns=case.columns,
+            policy=case.policy,
+            sampler=case.sampler,
+            k=k,
+            update_seconds=update,
+            seconds_per_token=token,
+            speedup=seconds_per_token(full, update, 1, length, batch) / token,
+            nats=exact if k == 1 else self.walks.nats(case, k),
+        )
+
+
+def beaten(mine: Candidate, others: list[Candidate]) -> bool:
+    """Whether one of ``others`` is as fast as ``mine`` or faster, with clearly fewer nats."""
+    if mine.nats is None:
+        return False
+    return any(
+        other.nats is not None
+        and other.speedup >= mine.speedup
+        and CLEARLY * other.nats.value < mine.nats.value
+        for other in others
+    )
