@@ -11,7 +11,7 @@ from ..decoding.methods import Method, get_method
 from ..errors import UserError
 from ..sampler.model import EMBEDDED, JointSampler
 from ..teachers import Teacher, load_teacher
-from ..tuning.generate import AUTO, check_settings
+from ..tuning.auto import AUTO, check_settings
 from ..updates import Refresh, Update, joint_update
 
 

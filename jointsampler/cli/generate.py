@@ -23,7 +23,7 @@ from ..decoding.methods import METHODS, get_method
 from ..decoding.orders import ORDERS
 from ..decoding.prompts import Prompt
 from ..errors import UserError
-from ..tuning.generate import AUTO, resolve
+from ..tuning.auto import AUTO, resolve
 from .common import add_models, load_models, parse_settings, pick_update, updates_of
 from .watch import LiveView
 

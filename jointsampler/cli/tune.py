@@ -23,9 +23,9 @@ from ..sampler.model import EMBEDDED, JointSampler
 from ..storage import make_folder, write_json
 from ..teachers import Teacher, load_teacher
 from ..tuning import BUDGET, pick, tune
-from ..tuning.choose import check_aim
+from ..tuning.picking import check_aim
 from ..tuning.table import table
-from ..tuning.tune import LIMIT
+from ..tuning.tuner import LIMIT
 from .common import add_device
 
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampler",
         nargs="*",
-        help="folders of trained samplers to try too (default: the shipped one of a shipped teacher)",
+        help="folders of trained samplers to try too or none (default: the shipped one of a shipped teacher)",
     )
     parser.add_argument("--batch", type=int, default=1, help="rows decoded at once")
     parser.add_argument("--length", type=int, default=64, help="tokens of a response")
@@ -94,4 +94,5 @@ def _samplers(args: argparse.Namespace, teacher: Teacher) -> list[JointSampler]:
     wanted = args.sampler
     if wanted is None:
         wanted = [args.teacher] if args.teacher in EMBEDDED else []
+    wanted = [name for name in wanted if name != "none"]
     return [JointSampler.from_pretrained(name).beside(teacher) for name in wanted]

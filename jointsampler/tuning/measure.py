@@ -33,13 +33,13 @@ from .candidates import (
     walked,
 )
 from .fidelity import Job, Walks
+from .picking import CLEARLY, beaten
 from .results import Candidate, Tuning
 from .situation import Situation
 
 TRAJECTORIES = 2  # of a turn
 TURNS = 4
 REPEATS = 3  # of each timed step
-CLEARLY = 1.2  # nats this much lower beat; less may be the few trajectories
 LOST = 0.5  # nats per token beyond which more trajectories decide nothing
 SHORTEST = 4  # tokens of a response that can be timed
 
@@ -58,24 +58,17 @@ def measure(
     ``samplers``: joint samplers by fingerprint, each one more candidate; ``prompts``:
     token ids that the trajectories follow; ``limit``: seconds after which no further
     walk begins; ``progress`` is called with a line per step.
-
-    Raises UserError: a response too short to be timed, or too long for the teacher.
+    :func:`check` has passed.
     """
-    _check(teacher, situation, limit)
     return _Tuner(teacher, situation, samplers, prompts, limit, progress).run(key)
 
 
-def _check(teacher: Teacher, situation: Situation, limit: float) -> None:
-    length, prompt = situation.length, situation.prompt
+def check(situation: Situation, limit: float) -> None:
+    """UserError for a batch, length or limit that cannot be measured."""
     if situation.batch < 1:
         raise UserError(f"A batch has at least 1 row, not {situation.batch}.")
-    if length < SHORTEST:
-        raise UserError(f"A tuned response has at least {SHORTEST} tokens, not {length}.")
-    if max(prompt, 1) + length > teacher.max_length:
-        raise UserError(
-            f"A response of {length} tokens behind {max(prompt, 1)} does not fit the "
-            f"{teacher.max_length} positions of {teacher.name!r}: choose a shorter length."
-        )
+    if situation.length < SHORTEST:
+        raise UserError(f"A tuned response has at least {SHORTEST} tokens, not {situation.length}.")
     if not limit > 0:
         raise UserError(f"The time limit is a positive number of seconds, not {limit}.")
 
@@ -224,15 +217,3 @@ class _Tuner:
             speedup=seconds_per_token(full, update, 1, length, batch) / token,
             nats=exact if k == 1 else self.walks.nats(case, k),
         )
-
-
-def beaten(mine: Candidate, others: list[Candidate]) -> bool:
-    """Whether one of ``others`` is as fast as ``mine`` or faster, with clearly fewer nats."""
-    if mine.nats is None:
-        return False
-    return any(
-        other.nats is not None
-        and other.speedup >= mine.speedup
-        and CLEARLY * other.nats.value < mine.nats.value
-        for other in others
-    )

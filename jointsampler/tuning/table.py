@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .choose import frontier
-from .measure import beaten
+from .picking import beaten, frontier
 from .results import Candidate, Tuning
 
 HEAD = ("", "candidate", "ms/token", "tokens/s", "x sequential", "nats per token", "trajectories")

@@ -14,9 +14,9 @@ from ..errors import UserError, unknown_name
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import Update
-from .choose import check_aim
+from .picking import check_aim
 from .situation import up_to_a_power_of_two
-from .tune import Choice, choose, tune
+from .tuner import Choice, choose, tune
 
 AUTO = "auto"
 SETTINGS = ("budget", "speed")
@@ -93,7 +93,7 @@ def generate(
 
     ``method="auto"`` takes update, columns and k from a tuning on this machine, which
     is measured on the first call for a teacher, batch and length and cached
-    (``tuning/tune.py``). ``budget``: nats per token that may be lost, by default 0.02,
+    (``tuning/tuner.py``). ``budget``: nats per token that may be lost, by default 0.02,
     or ``speed``: times sequential. ``update``: a JointSampler is one more candidate.
     The returned ``method``, ``update`` and ``rule`` name the choice. All else is as in
     ``decoding.generate``.

@@ -14,6 +14,7 @@ from .results import Candidate
 # Nats per token. At most a factor exp(-0.02) on the likelihood of a token; a refresh of 8 columns
 # has it at k = 8 on 96 tokens of code.
 BUDGET = 0.02
+CLEARLY = 1.2  # times fewer nats; a smaller advantage may be the few trajectories
 
 
 def check_aim(budget: float | None, speed: float | None) -> None:
@@ -31,6 +32,18 @@ def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
     measured = [candidate for candidate in candidates if candidate.nats is not None]
     by_pair = {(each.speedup, each.nats.value): each for each in reversed(measured)}
     return [by_pair[pair] for pair in best_pairs(by_pair)]
+
+
+def beaten(mine: Candidate, others: list[Candidate]) -> bool:
+    """Whether one of ``others`` is as fast as ``mine`` or faster, with clearly fewer nats."""
+    if mine.nats is None:
+        return False
+    return any(
+        other.nats is not None
+        and other.speedup >= mine.speedup
+        and CLEARLY * other.nats.value < mine.nats.value
+        for other in others
+    )
 
 
 def pick(

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from ..decoding.orders import get_order
 from ..decoding.prompts import Prompt, encode_prompts
+from ..decoding.sampling import Sampling
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import Refresh, Update
-from .choose import pick
-from .measure import measure
+from .measure import check, measure
+from .picking import pick
 from .results import Candidate, Tuning
 from .situation import Situation, fingerprint, keep, key_of, load, up_to_a_power_of_two
 
@@ -53,13 +54,16 @@ def tune(
     of the first ones.
 
     Raises UserError: a prompt, batch, length or limit out of range, a sampler of
-    another teacher, an unknown order.
+    another teacher, an unknown order,
+    a temperature below 0.
     """
     get_order(order)
+    Sampling(temperature)
     encoded = encode_prompts(teacher, prompts, length)
     longest = 0 if prompts is None else up_to_a_power_of_two(max(map(len, encoded)))
     prompt = min(longest, teacher.max_length - length)
     situation = Situation(batch, length, prompt, float(temperature), order)
+    check(situation, limit)
     by_name = {fingerprint(sampler): sampler for sampler in samplers}
     for sampler in samplers:
         sampler.check_teacher(teacher)
@@ -78,7 +82,7 @@ def choose(
     budget: float | None = None,
     speed: float | None = None,
 ) -> Choice:
-    """The pick of ``tuning`` as arguments of ``generate``; see :func:`choose.pick`."""
+    """The pick of ``tuning`` as arguments of ``generate``; see :func:`picking.pick`."""
     best = pick(tuning.candidates, budget, speed)
     update: Update | JointSampler | None = None
     if best.update == "refresh":
