@@ -3,11 +3,13 @@
     jointsampler tune --batch 16 --length 64
     jointsampler tune --teacher tiny --length 96 --budget 0.05 --sampler tiny tiny-paper
     jointsampler tune --length 64 --speed 3 --prompt "def main(" --out out/tuning.json
+    jointsampler tune --predict h100 --shape dream-7b --batch 8 --measured out/tuning.json
 
 Times a full pass and every update, measures the nats per token of each candidate at
 its own samples, and prints the candidates near the Pareto frontier with the pick. The
 figures are kept in the user's cache folder ($JOINTSAMPLER_CACHE); ``generate --method
-auto`` finds them there.
+auto`` finds them there. With --predict nothing is run: seconds come from the cost model of
+``benchmark``, the nats and the length from a measured file of --out.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from pathlib import Path
 
 import torch
 
+from ..benchmark import SHAPES
+from ..benchmark.roofline import DEVICES, get_device
+from ..benchmark.shapes import get_shape
 from ..errors import UserError
 from ..sampler.model import EMBEDDED, JointSampler
 from ..storage import make_folder, write_json
 from ..teachers import Teacher, load_teacher
-from ..tuning import BUDGET, pick, tune
+from ..tuning import BUDGET, Tuning, pick, tune
 from ..tuning.picking import check_aim
+from ..tuning.predict import predict, read
 from ..tuning.table import table
 from ..tuning.tuner import LIMIT
 from .common import add_device
@@ -55,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--anew", action="store_true", help="measure again, whatever is kept")
     parser.add_argument("--out", help="file for all candidates as JSON")
+    parser.add_argument("--predict", metavar="DEVICE", help=f"run nothing: {', '.join(DEVICES)}")
+    parser.add_argument("--shape", help=f"of the predicted teacher: {', '.join(SHAPES)}")
+    parser.add_argument("--measured", metavar="FILE", help="whose nats a prediction takes")
     add_device(parser)
 
 
@@ -67,10 +76,22 @@ def run(args: argparse.Namespace) -> None:
         if out.is_dir():
             raise UserError(f"--out {out} is a folder: name a file.")
         make_folder(out.parent)
+    found = _measured(args) if args.predict is None else _predicted(args)
+    picked = pick(found.candidates, args.budget, args.speed)
+    print(table(found, picked))
+    print(f"pick: {picked.expected()}")
+    if out is not None:
+        write_json(out, found.model_dump() | {"pick": picked.model_dump()})
+        print(f"wrote {out}")
+
+
+def _measured(args: argparse.Namespace) -> Tuning:
+    if args.shape is not None or args.measured is not None:
+        raise UserError("--shape and --measured belong to a prediction: add --predict DEVICE.")
     if args.threads:
         torch.set_num_threads(args.threads)
     teacher = load_teacher(args.teacher, args.device, args.dtype)
-    found = tune(
+    return tune(
         teacher,
         args.batch,
         args.length,
@@ -82,12 +103,15 @@ def run(args: argparse.Namespace) -> None:
         anew=args.anew,
         progress=lambda said: print(said, file=sys.stderr),
     )
-    picked = pick(found.candidates, args.budget, args.speed)
-    print(table(found, picked))
-    print(f"pick: {picked.expected()}")
-    if out is not None:
-        write_json(out, found.model_dump() | {"pick": picked.model_dump()})
-        print(f"wrote {out}")
+
+
+def _predicted(args: argparse.Namespace) -> Tuning:
+    if args.shape is None or args.measured is None:
+        raise UserError(
+            "--predict needs --shape, and --measured FILE for the nats: jointsampler benchmark "
+            "--predict has speeds alone."
+        )
+    return predict(get_shape(args.shape), get_device(args.predict), args.batch, read(args.measured))
 
 
 def _samplers(args: argparse.Namespace, teacher: Teacher) -> list[JointSampler]:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
+import torch
+
 from ..columns import POLICIES
 from ..errors import UserError
 from ..evaluation.cost import step_seconds
@@ -58,9 +60,16 @@ def measure(
     ``samplers``: joint samplers by fingerprint, each one more candidate; ``prompts``:
     token ids that the trajectories follow; ``limit``: seconds after which no further
     walk begins; ``progress`` is called with a line per step.
-    :func:`check` has passed.
+    :func:`check` has passed. Raises UserError: too little memory on the device.
     """
-    return _Tuner(teacher, situation, samplers, prompts, limit, progress).run(key)
+    tuner = _Tuner(teacher, situation, samplers, prompts, limit, progress)
+    try:
+        return tuner.run(key)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"A batch of {situation.batch} rows of {situation.positions} positions and the teacher "
+            f"exceed the memory of {teacher.device}: choose a smaller batch or length."
+        ) from None
 
 
 def check(situation: Situation, limit: float) -> None:
@@ -86,6 +95,8 @@ class _Tuner:
         self.teacher, self.situation, self.samplers = teacher, situation, samplers
         self.limit, self.progress = limit, progress
         self.begin = time.perf_counter()
+        self.cases: list[UpdateCase] = []
+        self.full, self.later = 0.0, dict[UpdateCase, float]()  # seconds
         self.walks = Walks(
             teacher, prompts, situation.length, situation.order,
             situation.temperature or 1.0,  # greedy: no finite KL, so that of temperature 1
@@ -94,21 +105,20 @@ class _Tuner:
         self.levels = sorted({walked(k, situation.length) for k in round_lengths(situation.length)})
 
     def run(self, key: dict[str, Any]) -> Tuning:
-        policies = self._policies()
-        cases = self._cases(policies)
-        self.progress(f"timing {len(cases)} updates")
-        full, seconds = self._seconds(cases)
-        self._first_turn(cases, full, seconds)
-        self._further_turns(cases, full, seconds)
+        self.cases = self._cases(self._policies())
+        self.progress(f"timing {len(self.cases)} updates")
+        self._time_steps()
+        complete = self._first_turn()
+        self._further_turns()
         return Tuning(
             key=key,
-            predicted=False,
-            full_seconds=full,
-            candidates=self._candidates(cases, full, seconds),
+            predicted_for=None,
+            full_seconds=self.full,
+            candidates=self._candidates(),
             limit=self.limit,
             seconds=self._spent(),
             walks=self.walks.made,
-            planned=len(cases) * len(self.levels),
+            complete=complete,
         )
 
     def _spent(self) -> float:
@@ -157,54 +167,51 @@ class _Tuner:
             found += [UpdateCase("refresh", count, policy) for policy in policies]
         return found
 
-    def _seconds(self, cases: list[UpdateCase]) -> tuple[float, dict[UpdateCase, float]]:
+    def _time_steps(self) -> None:
+        """Medians of a full pass, ``full``, and of every update, ``later``."""
         situation = self.situation
         full, later = step_seconds(
-            self.teacher, [self._update(case) for case in cases], situation.batch,
+            self.teacher, [self._update(case) for case in self.cases], situation.batch,
             situation.length, situation.order, REPEATS, prompt=situation.prompt,
             limit=self.limit / 3,
         )  # fmt: skip
-        return median(full), {c: median(each) for c, each in zip(cases, later, strict=True)}
+        self.full = median(full)
+        self.later = {case: median(each) for case, each in zip(self.cases, later, strict=True)}
 
-    def _first_turn(
-        self, cases: list[UpdateCase], full: float, seconds: dict[UpdateCase, float]
-    ) -> None:
+    def _first_turn(self) -> bool:
+        """Walks of every update that may be on the frontier; False where the limit left some out."""
         # A slower one than sequential, which is exact, needs no walk.
-        alive = [case for case in cases if seconds[case] < full]
+        alive = [case for case in self.cases if self.later[case] < self.full]
         for k in self.levels:
             for case in alive:
-                if (case, k) not in self.walks.found:
-                    self._walk(case, k)
-            level = [self._candidate(case, k, full, seconds[case]) for case in alive]
+                if (case, k) not in self.walks.found and not self._walk(case, k):
+                    return False
+            level = [self._candidate(case, k) for case in alive]
             alive = [c for c, mine in zip(alive, level, strict=True) if not beaten(mine, level)]
+        return True
 
-    def _further_turns(
-        self, cases: list[UpdateCase], full: float, seconds: dict[UpdateCase, float]
-    ) -> None:
+    def _further_turns(self) -> None:
+        """More trajectories for the candidates that are on the frontier or near it."""
         for _ in range(1, TURNS):
             jobs: dict[Job, None] = {}  # in order, without repetition
-            every = self._candidates(cases, full, seconds)
-            for case in cases:
+            every = self._candidates()
+            for case in self.cases:
                 for k in round_lengths(self.situation.length):
-                    mine = self._candidate(case, k, full, seconds[case])
+                    mine = self._candidate(case, k)
                     known = mine.nats is not None and mine.nats.value < LOST
                     if known and not beaten(mine, every):
                         jobs[case, walked(k, self.situation.length)] = None
             for case, k in jobs:
                 self._walk(case, k)
 
-    def _candidates(
-        self, cases: list[UpdateCase], full: float, seconds: dict[UpdateCase, float]
-    ) -> list[Candidate]:
-        found = [self._candidate(UpdateCase("none"), 1, full, seconds[UpdateCase("none")])]
-        for case in cases:
-            for k in round_lengths(self.situation.length):
-                found.append(self._candidate(case, k, full, seconds[case]))
-        return found
+    def _candidates(self) -> list[Candidate]:
+        ks = round_lengths(self.situation.length)
+        found = [self._candidate(case, k) for case in self.cases for k in ks]
+        return [self._candidate(UpdateCase("none"), 1), *found]
 
-    def _candidate(self, case: UpdateCase, k: int, full: float, update: float) -> Candidate:
+    def _candidate(self, case: UpdateCase, k: int) -> Candidate:
         batch, length = self.situation.batch, self.situation.length
-        token = seconds_per_token(full, update, k, length, batch)
+        token = seconds_per_token(self.full, self.later[case], k, length, batch)
         exact = Interval(value=0.0, low=0.0, high=0.0, n=0)
         return Candidate(
             update=case.update,
@@ -212,8 +219,8 @@ class _Tuner:
             policy=case.policy,
             sampler=case.sampler,
             k=k,
-            update_seconds=update,
+            update_seconds=self.later[case],
             seconds_per_token=token,
-            speedup=seconds_per_token(full, update, 1, length, batch) / token,
+            speedup=self.full / batch / token,
             nats=exact if k == 1 else self.walks.nats(case, k),
         )

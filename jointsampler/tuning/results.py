@@ -51,13 +51,13 @@ class Tuning(Part):
     """What was measured for one teacher, device, batch and length, and by what it is found again."""
 
     key: dict[str, Any]  # teacher, samplers, device, batch, length, ...: see cache.py
-    predicted: bool  # whether the seconds come from a cost model
+    predicted_for: str | None  # the device whose seconds a cost model predicted; None: measured
     full_seconds: float  # a full pass and the reveal after it
     candidates: list[Candidate]  # sequential first
     limit: float  # seconds after which no further walk began
     seconds: float  # that tuning took
     walks: int  # made
-    planned: int  # walks that one full turn would have made
+    complete: bool  # whether every candidate that may be on the frontier was measured
 
     @property
     def measured(self) -> list[Candidate]:

@@ -20,27 +20,23 @@ def table(tuning: Tuning, picked: Candidate) -> str:
     marks = [(">" if each == picked else "*" if each in best else "") for each in shown]
     rows = [(mark, *_cells(each)) for mark, each in zip(marks, shown, strict=True)]
     left_out = len(tuning.candidates) - len(shown)
-    return "\n".join(
-        [
-            heading(tuning),
-            "",
-            *_columns([HEAD, *rows]),
-            "",
-            LEGEND,
-            f"{left_out} candidates are clearly beaten or were not measured; --out writes all",
-        ]
-    )
+    said = f"{left_out} candidates are clearly beaten, slower than sequential, or were not measured"
+    if not tuning.complete:
+        said += f"; the limit of {tuning.limit:g} s was met before all had their turn: raise it"
+    return "\n".join([heading(tuning), "", *_columns([HEAD, *rows]), "", LEGEND, said])
 
 
 def heading(tuning: Tuning) -> str:
     key = tuning.key
-    where = f"{key['teacher']} on {key['device']}, {key['dtype']}"
     what = f"batch {key['batch']}, {key['length']} tokens"
-    if tuning.predicted:
-        return f"speed PREDICTED for {where}: {what}; nats as measured in the given file"
+    if tuning.predicted_for is not None:
+        return (
+            f"seconds PREDICTED for {key['shape']} on {tuning.predicted_for}: {what}; nats measured with "
+            f"{key['teacher']}"
+        )
     return (
-        f"measured with {where}: {what}; {tuning.walks} walks in {tuning.seconds:.0f} s "
-        f"(no new one after {tuning.limit:g} s)"
+        f"measured with {key['teacher']} on {key['device']}, {key['dtype']}: {what}; {tuning.walks} "
+        f"walks in {tuning.seconds:.0f} s"
     )
 
 

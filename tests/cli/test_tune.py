@@ -11,6 +11,7 @@ import torch
 from jointsampler import generate
 from jointsampler.cli import main
 from jointsampler.tuning import Tuning, frontier, pick
+from jointsampler.tuning.predict import read
 
 SMALL = ("--sampler", "none", "--batch", "1", "--length", "6", "--device", "cpu")
 
@@ -101,3 +102,33 @@ def test_bad_values_are_one_sentence_and_status_2(capsys, cache, argv, said):
     status, out, err = call(capsys, *argv, "--device", "cpu")
     assert status == 2 and out == ""
     assert said in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_prediction_keeps_the_nats_of_the_file_and_says_that_it_is_one(capsys, cache, tmp_path):
+    measured_file, out_file = tmp_path / "measured.json", tmp_path / "predicted.json"
+    call(capsys, "tune", *SMALL, "--out", str(measured_file))
+    argv = ("tune", "--predict", "h100", "--shape", "dream-7b", "--measured", str(measured_file))
+    status, out, err = call(capsys, *argv, "--batch", "8", "--budget", "10", "--out", str(out_file))
+    assert status == 0 and err == ""
+    assert out.startswith(
+        "seconds PREDICTED for dream-7b on h100: batch 8, 6 tokens; nats measured"
+    )
+    before, after = read(str(measured_file)), read(str(out_file))
+    assert after.predicted_for == "h100" and before.predicted_for is None
+    assert [each.nats for each in after.candidates] == [each.nats for each in before.candidates]
+    first, *others = after.candidates
+    assert first.speedup == 1 and after.full_seconds != before.full_seconds
+    marginal = [each.speedup for each in others if each.update == "none"]
+    assert marginal == sorted(marginal) and 4 < marginal[-1] <= 6
+
+    (tmp_path / "other.json").write_text("[]")
+    wrong = ("tune", "--predict", "h100", "--shape", "dream-7b", "--measured")
+    for argv, said in [
+        ((*wrong, str(tmp_path / "other.json")), "is no readable tuning"),
+        ((*wrong, str(tmp_path / "none.json")), "is no readable tuning"),
+        ((*wrong, str(measured_file), "--batch", "0"), "at least 1 row"),
+        (("tune", "--predict", "h100", "--shape", "dream-7b"), "--measured FILE for the nats"),
+        (("tune", "--shape", "dream-7b"), "add --predict"),
+    ]:
+        status, out, err = call(capsys, *argv)
+        assert status == 2 and out == "" and said in err

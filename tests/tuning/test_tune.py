@@ -50,7 +50,7 @@ def test_the_package_exports_one_tune():
 
 def test_every_update_is_a_candidate_at_every_k_and_sequential_is_the_first(measured, hybrid_like):
     first, *others = measured.candidates
-    assert first.k == 1 and first.speedup == 1 and first.nats.value == 0
+    assert measured.complete and first.k == 1 and first.speedup == 1 and first.nats.value == 0
     assert {each.k for each in others} == {2, 4, 8}
     assert {each.update for each in others} == {"none", "joint", "refresh"}
     assert {each.sampler for each in others} == {None, fingerprint(hybrid_like)}
@@ -180,7 +180,7 @@ def test_a_teacher_that_cannot_rerun_columns_has_no_refresh():
 
 def test_the_time_limit_leaves_candidates_unmeasured_and_out_of_the_pick(tiny):
     found = tune(tiny, 1, LENGTH, limit=1e-6)
-    assert found.walks == 0 and found.measured == found.candidates[:1]
+    assert found.walks == 0 and not found.complete and found.measured == found.candidates[:1]
     assert pick(found.candidates, budget=10).k == 1
 
 
