@@ -166,6 +166,7 @@ def registries():
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
 def test_examples_run(page, registries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JOINTSAMPLER_CACHE", str(tmp_path))
     namespace: dict = {}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, python block {number}", "exec"), namespace)
