@@ -59,7 +59,7 @@ def measure(
 
     ``samplers``: joint samplers by fingerprint, each one more candidate; ``prompts``:
     token ids that the trajectories follow; ``limit``: seconds after which no further
-    walk begins; ``progress`` is called with a line per step.
+    walk begins; ``progress`` is called with a line per stage.
     :func:`check` has passed. Raises UserError: too little memory on the device.
     """
     tuner = _Tuner(teacher, situation, samplers, prompts, limit, progress)
@@ -128,7 +128,6 @@ class _Tuner:
         """One more turn of a job; False, without it, once the time is over."""
         if self._spent() > self.limit:
             return False
-        self.progress(f"walking {case.update} {case.columns or ''} {case.policy or ''} at k = {k}")
         self.walks.add((case, k), self._update(case))
         return True
 
@@ -183,6 +182,7 @@ class _Tuner:
         # A slower one than sequential, which is exact, needs no walk.
         alive = [case for case in self.cases if self.later[case] < self.full]
         for k in self.levels:
+            self.progress(f"walking with {len(alive)} updates in rounds of {k}")
             for case in alive:
                 if (case, k) not in self.walks.found and not self._walk(case, k):
                     return False
@@ -201,6 +201,7 @@ class _Tuner:
                     known = mine.nats is not None and mine.nats.value < LOST
                     if known and not beaten(mine, every):
                         jobs[case, walked(k, self.situation.length)] = None
+            self.progress(f"{len(jobs)} further walks near the frontier")
             for case, k in jobs:
                 self._walk(case, k)
 

@@ -51,11 +51,11 @@ def tune(
     unless ``anew``. It is found by teacher, samplers, device, dtype, threads, batch,
     length, temperature, order, versions, and the length of the longest prompt up to
     the next power of two: later prompts of about that length share the tuning
-    of the first ones.
+    of the first ones. A tuning that the limit cut short is measured again under a
+    larger one.
 
-    Raises UserError: a prompt, batch, length or limit out of range, a sampler of
-    another teacher, an unknown order,
-    a temperature below 0.
+    Raises UserError: a prompt, batch, length, limit or temperature out of range, a
+    sampler of another teacher, an unknown order.
     """
     get_order(order)
     Sampling(temperature)
@@ -69,10 +69,12 @@ def tune(
         sampler.check_teacher(teacher)
     key = key_of(teacher, by_name, situation)
     found = None if anew else load(key)
-    if found is None:
+    if found is None or (not found.complete and found.limit < limit):
         progress(f"tuning for batch {batch}, {length} tokens: no new walk after {limit:g} s")
         found = measure(teacher, situation, by_name, encoded, key, limit, progress)
         keep(found)
+        if not found.complete:
+            progress(f"the limit of {limit:g} s was met before every candidate was measured")
     return found
 
 

@@ -184,6 +184,23 @@ def test_the_time_limit_leaves_candidates_unmeasured_and_out_of_the_pick(tiny):
     assert pick(found.candidates, budget=10).k == 1
 
 
+def test_a_tuning_that_was_cut_short_is_measured_again_under_a_larger_limit(
+    tiny, measured, monkeypatch
+):
+    limits = []
+
+    def cut_short(teacher, situation, samplers, prompts, key, limit, progress):
+        limits.append(limit)
+        return measured.model_copy(update={"complete": limit > 5, "limit": limit, "key": key})
+
+    monkeypatch.setattr("jointsampler.tuning.tuner.measure", cut_short)
+    said = []
+    for limit in (2, 1, 2, 4, 8, 16):
+        tune(tiny, 1, LENGTH, limit=limit, progress=said.append)
+    assert limits == [2, 4, 8]
+    assert sum("before every candidate" in line for line in said) == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
