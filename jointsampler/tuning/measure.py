@@ -41,7 +41,7 @@ from .situation import Situation
 
 TRAJECTORIES = 2  # of a turn
 TURNS = 4
-REPEATS = 3  # of each timed step
+REPEATS = 9  # of each timed step, fewer where they would take a third of the limit
 LOST = 0.5  # nats per token beyond which more trajectories decide nothing
 SHORTEST = 4  # tokens of a response that can be timed
 
