@@ -139,5 +139,12 @@ def names(folder: Location) -> set[str]:
     }
 
 
+def cache_folder() -> Path:
+    """$JOINTSAMPLER_CACHE, or the user's cache folder."""
+    named = os.environ.get("JOINTSAMPLER_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(named or f"{base}/jointsampler").expanduser()
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()

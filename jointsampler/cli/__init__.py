@@ -1,4 +1,4 @@
-"""The command line: ``jointsampler generate``, ``compare``, ``benchmark``, ``verify-corpus`` and ``run``.
+"""The command line: ``jointsampler generate``, ``tune``, ``compare``, ``benchmark``, and others.
 
 One file per command; a command is its arguments and what it prints. A UserError
 is one line on stderr and exit status 2.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import UserError
-from . import benchmark, compare, generate, verify_corpus
+from . import benchmark, compare, generate, tune, verify_corpus
 
 # Commands outside the library, with a ``main(argv)`` of their own. A module is imported when its
 # command is given, because the library needs none of the workflow's packages.
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, summary) in OUTSIDE.items():
         commands.add_parser(name, help=summary)
-    for module in (generate, compare, benchmark, verify_corpus):
+    for module in (generate, tune, compare, benchmark, verify_corpus):
         name = module.__name__.rsplit(".", 1)[1].replace("_", "-")
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(

@@ -11,6 +11,7 @@ from ..decoding.methods import Method, get_method
 from ..errors import UserError
 from ..sampler.model import EMBEDDED, JointSampler
 from ..teachers import Teacher, load_teacher
+from ..tuning.auto import AUTO, check_settings
 from ..updates import Refresh, Update, joint_update
 
 
@@ -95,5 +96,8 @@ def parse_settings(given: list[str], method: str) -> dict[str, float]:
             separator = ""
         if not separator:
             raise UserError(f"--set {pair!r} is not name=number, for example --set budget=0.1.")
-    get_method(method).check_settings(settings)
+    if method == AUTO:
+        check_settings(settings)
+    else:
+        get_method(method).check_settings(settings)
     return settings

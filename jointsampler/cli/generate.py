@@ -3,6 +3,7 @@
     jointsampler generate --sampler out/quickstart/sampler --k 4 "def main("
     jointsampler generate --method refresh --k 8 --watch "import os"
     jointsampler generate --method threshold --update refresh --set threshold=0.7 "class"
+    jointsampler generate --method auto --set budget=0.02 "class"
     printf 'sort: bob ann ->\\ncopy: eve ->\\n' | jointsampler generate --method sequential --json
 
 Prompts are arguments, or lines of stdin; without any, a sample is unconditional.
@@ -21,6 +22,8 @@ from ..decoding.generate import Generation, generate
 from ..decoding.methods import METHODS, get_method
 from ..decoding.orders import ORDERS
 from ..decoding.prompts import Prompt
+from ..errors import UserError
+from ..tuning.auto import AUTO, resolve
 from .common import add_models, load_models, parse_settings, pick_update, updates_of
 from .watch import LiveView
 
@@ -29,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
     parser.add_argument("prompts", nargs="*", metavar="PROMPT")
     parser.add_argument(
-        "--method", help=f"{', '.join(METHODS)} (default: joint, without a sampler sequential)"
+        "--method",
+        help=f"{AUTO} (measured here: see tune), {', '.join(METHODS)} (default: joint, without a sampler "
+        "sequential)",
     )
     parser.add_argument(
         "--update",
@@ -37,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="between two reveals (default: the sampler or a refresh where the method needs one)",
     )
     parser.add_argument(
-        "--k", type=int, default=4, help="tokens per full pass of the fixed methods"
+        "--k", type=int, help="tokens per full pass of the fixed methods (default: 4)"
     )
     parser.add_argument(
         "--set",
@@ -81,10 +86,7 @@ def run(args: argparse.Namespace) -> None:
     teacher, sampler = load_models(args)
     method = args.method or ("sequential" if sampler is None else "joint")
     settings = parse_settings(args.set, method)
-    update = pick_update(get_method(method), args.update, updates_of(args, sampler))
     call = dict(
-        method=method,
-        k=args.k,
         num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
@@ -96,6 +98,15 @@ def run(args: argparse.Namespace) -> None:
         stop_at_end=bool(teacher.end_ids),
         **settings,
     )
+    if method == AUTO:
+        if args.update is not None:
+            raise UserError(f"Method 'auto' chooses the update: leave out --update {args.update}.")
+        choice, call = resolve(teacher, sampler, prompts, call | {"k": args.k}, _say)
+        method, update, k = choice.method, choice.update, choice.k
+    else:
+        update = pick_update(get_method(method), args.update, updates_of(args, sampler))
+        k = 4 if args.k is None else args.k
+    call |= dict(method=method, k=k)
     if args.watch:
         with LiveView(teacher, Console(stderr=args.json)) as view:
             out = generate(teacher, update, prompts, on_reveal=view, **call)
@@ -106,6 +117,10 @@ def run(args: argparse.Namespace) -> None:
     elif not args.watch:  # the last picture of the live view shows the text
         show_text(teacher, out)
     print(account(out), file=sys.stderr)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def show_text(teacher, out: Generation) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .methods import Method, get_method
 from .orders import get_order
 from .prompts import Prompt, encode_prompts
 from .sampling import Sampling
+from .stops import StopRule
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Generation:
     round_ends: Tensor  # [N, 3] int64: verified rounds that ended full, by order, by rejection
     effective_tokens: Tensor  # [N] int64, response tokens before the end
     seconds: float  # wall clock of the decoding, device synchronised
+    method: str
+    update: Update  # that followed each reveal
+    rule: StopRule  # that ended each round
 
     @property
     def responses(self) -> Tensor:
@@ -146,7 +151,8 @@ def generate(
         canvases.append(canvas)
     synchronize(teacher.device)
     seconds = time.perf_counter() - begin
-    return _collect(teacher, canvases, by_length.argsort(), encoded, rows, seconds)
+    made = dict(method=method, update=strategy.update, rule=strategy.rule, seconds=seconds)
+    return _collect(teacher, canvases, by_length.argsort(), encoded, rows, made)
 
 
 def _strategy(
@@ -197,9 +203,12 @@ def _collect(
     places: Tensor,
     prompts: list[list[int]],
     rows: Tensor,
-    seconds: float,
+    made: dict[str, Any],
 ) -> Generation:
-    """``places`` [N] int64: where in the canvases, one after the other, each sample is."""
+    """``places`` [N] int64: where in the canvases, one after the other, each sample is.
+
+    ``made``: the fields of the result that tell how the samples were made.
+    """
 
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(canvas, name) for canvas in canvases]).cpu()[places]
@@ -221,6 +230,6 @@ def _collect(
         prompts=prompts,
         rows=rows,
         effective_tokens=ends,
-        seconds=seconds,
+        **made,
         **{name: joined(name) for name in names},
     )

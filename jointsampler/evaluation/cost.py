@@ -8,6 +8,7 @@ by running the loop itself, interleaved.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -74,12 +75,17 @@ def step_seconds(
     order: str = "entropy",
     repeats: int = 5,
     estimated: bool = False,
+    prompt: int = 0,
+    limit: float = math.inf,
 ) -> tuple[list[float], list[list[float]]]:
     """(seconds of a full pass, seconds of each update), ``repeats`` of each, each with its reveal.
 
     All are timed in turn, repetition by repetition, so that a busy machine slows all
-    alike. A repetition before the first warms up.
+    alike. A repetition before the first warms up. After ``limit`` seconds no further
+    repetition begins, except the first. ``prompt``: tokens before the response, at
+    least the token that opens every sequence.
     """
+    begin = time.perf_counter()
     k = timed_reveals_of(length)
     rule = Adaptive(k, float("inf")) if estimated else FixedK(k)
     chosen = [as_update(update) for update in updates]
@@ -89,9 +95,11 @@ def step_seconds(
     full: list[float] = []
     later: list[list[float]] = [[] for _ in chosen]
     for repeat in range(repeats + 1):
-        alone = _seconds(teacher, single, batch, length, k) / k
+        if repeat > 1 and time.perf_counter() - begin > limit:
+            break
+        alone = _seconds(teacher, single, batch, length, k, prompt) / k
         rounds = [
-            _seconds(reading, strategy, batch, length, k)
+            _seconds(reading, strategy, batch, length, k, prompt)
             for reading, strategy in zip(readings, strategies, strict=True)
         ]
         if repeat:  # the first repetition warms up
@@ -106,15 +114,17 @@ def timed_reveals_of(length: int) -> int:
     return min(_ROUND, max(2, length // 2))
 
 
-def _seconds(teacher: Teacher, strategy: Strategy, batch: int, length: int, reveals: int) -> float:
+def _seconds(
+    teacher: Teacher, strategy: Strategy, batch: int, length: int, reveals: int, prompt: int
+) -> float:
     """Wall clock of ``reveals`` reveals in every row of a half-revealed canvas."""
-    prompt = [[] if teacher.bos_id is None else [teacher.bos_id]] * batch
-    canvas = Canvas(teacher, prompt, torch.arange(batch), length)
+    filler = teacher.pad_id if teacher.eos_id is None else teacher.eos_id
+    opening = [] if teacher.bos_id is None else [teacher.bos_id]
+    opening += [filler] * (prompt - len(opening))
+    canvas = Canvas(teacher, [opening] * batch, torch.arange(batch), length)
     known = length - max(reveals, length // 2)
     canvas.masked[:, :known] = False
-    canvas.response(canvas.ids)[:, :known] = (
-        teacher.pad_id if teacher.eos_id is None else teacher.eos_id
-    )
+    canvas.response(canvas.ids)[:, :known] = filler
     decoder = Decoder(teacher, strategy, canvas)
     synchronize(teacher.device)
     begin = time.perf_counter()

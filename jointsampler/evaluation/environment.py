@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from ..version import VERSION
+
 _PACKAGES = ("torch", "transformers", "ray", "deepspeed", "mlflow", "mauve-text")
 
 
@@ -28,9 +30,7 @@ def machine() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Versions of Python, this package and the installed packages that matter to results."""
-    from .. import __version__
-
-    found = {"python": platform.python_version(), "jointsampler": __version__}
+    found = {"python": platform.python_version(), "jointsampler": VERSION}
     for name in _PACKAGES:
         try:
             found[name] = version(name)

@@ -9,7 +9,6 @@ causal LM is named by hub id or folder. ``nll.py`` and ``mauve.py`` use the resu
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from transformers import (
 )
 
 from ..errors import UserError
+from ..storage import cache_folder
 from ..teachers.weights import quiet
 
 SMOLLM2 = "smollm2"
@@ -41,13 +41,6 @@ _WAY_OUT = (
     "Judge another model with evaluate.judge=<hub id or folder of a causal LM>, or leave MAUVE and "
     "NLL out with evaluate.judge=none."
 )
-
-
-def cache_folder() -> Path:
-    """$JOINTSAMPLER_CACHE, or the user's cache folder."""
-    named = os.environ.get("JOINTSAMPLER_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(named or f"{base}/jointsampler").expanduser()
 
 
 def fetch_smollm2() -> Path:

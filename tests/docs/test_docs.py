@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jointsampler.cli import benchmark, compare, generate, verify_corpus
+from jointsampler.cli import benchmark, compare, generate, tune, verify_corpus
 from jointsampler.cli.common import parse_settings
 from jointsampler.config import load_config
 from jointsampler.decoding.methods import METHODS, get_method
@@ -31,6 +31,7 @@ CARDS = [
 ANIMATION = ROOT / "docs/assets/unmasking.svg"
 COMMANDS = {
     "generate": generate,
+    "tune": tune,
     "compare": compare,
     "benchmark": benchmark,
     "verify-corpus": verify_corpus,
@@ -165,6 +166,7 @@ def registries():
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
 def test_examples_run(page, registries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JOINTSAMPLER_CACHE", str(tmp_path))
     namespace: dict = {}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, python block {number}", "exec"), namespace)

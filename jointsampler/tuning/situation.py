@@ -1,0 +1,103 @@
+"""The situation that a tuning is for, and the folder in which finished tunings are kept.
+
+A tuning is found again by everything that its figures depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ..columns import POLICIES
+from ..errors import UserError
+from ..evaluation.environment import machine
+from ..sampler import JointSampler
+from ..storage import cache_folder, make_folder, sha256, write_json
+from ..teachers.protocol import Teacher
+from ..version import VERSION
+from .results import Tuning
+
+log = logging.getLogger(__name__)
+FORM = 1  # of the file; another number makes older files unfindable
+
+
+@dataclass(frozen=True)
+class Situation:
+    batch: int
+    length: int  # of the response
+    prompt: int = 0  # tokens of the longest prompt; 0: unconditional
+    temperature: float = 1.0
+    order: str = "entropy"
+
+    @property
+    def positions(self) -> int:
+        return self.length + max(1, self.prompt)
+
+
+def up_to_a_power_of_two(count: int) -> int:
+    """The least power of two that is at least ``count``; 0 for 0."""
+    return 1 << (count - 1).bit_length() if count else 0
+
+
+def fingerprint(sampler: JointSampler) -> str:
+    """Identifies a joint sampler's weights and settings."""
+    digest = hashlib.sha256()
+    config = sampler.config
+    settings = (config.teacher_fingerprint, config.depth, config.columns, config.policy)
+    digest.update(repr(settings).encode())
+    for name, tensor in sorted(sampler.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def key_of(teacher: Teacher, samplers: Iterable[str], situation: Situation) -> dict[str, Any]:
+    """Everything that the figures depend on; ``samplers``: fingerprints."""
+    here = machine()
+    probe = torch.full((1, 1), teacher.mask_id, device=teacher.device)
+    on_gpu = teacher.device.type == "cuda"
+    return {
+        "form": FORM,
+        "version": VERSION,
+        "torch": torch.__version__,
+        "teacher": teacher.name,
+        "fingerprint": teacher.fingerprint,
+        "samplers": sorted(samplers),
+        "policies": sorted(POLICIES),
+        "device": here["gpu"] if on_gpu else here["processor"],
+        "threads": None if on_gpu else torch.get_num_threads(),
+        "dtype": str(teacher.embed(probe).dtype).removeprefix("torch."),
+        **asdict(situation),
+    }
+
+
+def load(key: dict[str, Any]) -> Tuning | None:
+    """The tuning kept under ``key``; None where there is none, or an unreadable one."""
+    try:
+        return Tuning.model_validate_json(_place(key).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def keep(tuning: Tuning) -> None:
+    """Keep ``tuning`` under its key; a folder that cannot be written costs the next call its time."""
+    place = _place(tuning.key)
+    try:
+        make_folder(place.parent)
+        write_json(place, tuning.model_dump())
+    except UserError as error:
+        log.warning("the tuning is not kept: %s", error)
+
+
+def _place(key: dict[str, Any]) -> Path:
+    return (
+        cache_folder() / "tuning" / f"{sha256(json.dumps(key, sort_keys=True).encode())[:24]}.json"
+    )

@@ -1,0 +1,84 @@
+"""Lengths of a round, their cost, and the nats that one walk tells of several of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from jointsampler.evaluation.kl import Walk
+from jointsampler.tuning.candidates import (
+    UpdateCase,
+    column_counts,
+    round_lengths,
+    seconds_per_token,
+    walked,
+)
+from jointsampler.tuning.fidelity import Walks, ages, nats_of_rounds
+from jointsampler.tuning.situation import up_to_a_power_of_two
+from jointsampler.updates import NoUpdate
+from tests.support.analytic import OracleUpdate, shuffle_teacher
+
+
+def test_rounds_double_up_to_the_response():
+    assert round_lengths(96) == [2, 4, 8, 16, 32, 64, 96]
+    assert round_lengths(64) == [2, 4, 8, 16, 32, 64]
+    assert round_lengths(5) == [2, 4, 5]
+
+
+@pytest.mark.parametrize("length", [4, 8, 24, 64, 96, 256, 600])
+def test_a_walk_serves_shorter_rounds_only_where_it_has_three_rounds(length):
+    for k in round_lengths(length):
+        longest = walked(k, length)
+        assert longest >= k
+        assert longest == k or 3 * longest <= length
+    assert {walked(k, 96) for k in round_lengths(96)} == {8, 32, 64, 96}
+
+
+def test_a_refresh_of_all_columns_is_no_candidate():
+    assert column_counts(17) == [4, 8, 16] and column_counts(16) == [4, 8]
+
+
+@pytest.mark.parametrize(("k", "length"), [(1, 7), (3, 7), (4, 8), (8, 8)])
+def test_the_cost_is_a_full_pass_per_round_and_an_update_for_every_other_token(k, length):
+    total = sum(1.0 if token % k == 0 else 0.25 for token in range(length))
+    assert seconds_per_token(1.0, 0.25, k, length, batch=3) == pytest.approx(total / length / 3)
+
+
+def test_ages_count_the_reveals_since_the_full_pass():
+    rounds = np.array([[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 2, 2, 2, -1, -1]])
+    assert ages(rounds).tolist() == [[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 0, 1, 2, 3, 0, 1]]
+
+
+def test_shorter_rounds_are_read_off_by_age_and_full_ones_are_the_walks_own():
+    nats = np.arange(12.0).reshape(2, 6)
+    rounds = np.array([[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, -1]])
+    counted, none = rounds >= 0, np.zeros(2, dtype=int)
+    walk = Walk(nats, rounds, rounds, counted, nats, none, none)
+    assert nats_of_rounds([walk], 3).value == pytest.approx(walk.nats_per_token().value)
+    assert nats_of_rounds([walk], 2).value == pytest.approx(np.mean([0, 1, 3, 4, 6, 7, 9, 10]))
+    assert nats_of_rounds([walk], 1).value == pytest.approx(np.mean([0, 3, 6, 9]))
+    assert nats_of_rounds([walk, walk], 3).n == 4
+
+
+def test_every_turn_takes_trajectories_of_its_own_and_the_prompts_in_turn():
+    teacher = shuffle_teacher(4)
+    walks = Walks(teacher, [[], []], 4, "entropy", 1.0, seed=0, per_turn=3)
+    first, second = walks._rows(0), walks._rows(1)
+    assert first.row_ids.tolist() == [0, 1, 2] and second.row_ids.tolist() == [3, 4, 5]
+    assert torch.equal(first.order[0], torch.arange(4))
+
+
+def test_an_exact_update_has_no_nats_and_the_marginal_has_some():
+    teacher = shuffle_teacher(4)
+    walks = Walks(teacher, [[]], 4, "left_to_right", 1.0, seed=0, per_turn=20)
+    exact, none = UpdateCase("joint"), UpdateCase("none")
+    walks.add((exact, 4), OracleUpdate(teacher))
+    walks.add((none, 4), NoUpdate())
+    assert walks.nats(exact, 4).value == pytest.approx(0, abs=1e-6)
+    assert walks.nats(none, 4).value > 0.1 and walks.nats(none, 4).n == 20
+    assert walks.nats(none, 2) is None  # a walk of one round tells nothing of shorter ones
+
+
+def test_sizes_are_rounded_up_to_powers_of_two():
+    assert [up_to_a_power_of_two(n) for n in (0, 1, 2, 3, 8, 9)] == [0, 1, 2, 4, 8, 16]
