@@ -8,7 +8,7 @@ streams and accounting. Rows leave a round on their own. The public call is in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from .orders import OrderPolicy
 from .sampling import Sampling, draw, probabilities
 from .scoring import Scoreboard, Scorer
 from .stops import Candidate, StopRule
-from .verify import Draft, Verification, verify
+from .verify import Draft, Verification, Verified, verify
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,15 @@ class Decoder:
     ) -> None:
         """Rounds until at most ``until`` of ``left`` open positions a row are unrevealed."""
         canvas, strategy = self.canvas, self.strategy
-        known = has = None
+        verified: Verified | None = None
         while left > until and bool(canvas.unfinished().any()):  # one host question per round
             in_round = canvas.unfinished()
-            opening = self._opening(teacher, known, has)
-            draft = Draft.empty(canvas, in_round) if strategy.verification else None
+            opening = verified.opening if verified else self._opening(teacher)
+            draft = Draft.empty(canvas, in_round, verified) if strategy.verification else None
             self._round(teacher, opening, in_round, left, draft)
             if draft is not None:
                 scorer = Scorer(teacher, canvas, strategy.order, strategy.seed)
-                known, has = verify(
+                verified = verify(
                     scorer, draft, strategy.verification, strategy.sampling, left,
                     strategy.update.keeps,
                 )  # fmt: skip
@@ -135,23 +135,13 @@ class Decoder:
                 canvas.end_rows(ends)
             left -= strategy.least
 
-    def _opening(self, teacher: Teacher, known: Opening | None, has: Tensor | None) -> Opening:
-        """The full pass that opens the next round.
-
-        ``known``: the openings that a verification left behind, for the rows where
-        ``has`` [B]; the teacher runs on the other unfinished rows alone.
-        """
-        canvas, keep = self.canvas, self.strategy.update.keeps
-        ask = canvas.unfinished() if has is None else canvas.unfinished() & ~has
+    def _opening(self, teacher: Teacher) -> Opening:
+        """The full pass that opens a round."""
+        canvas = self.canvas
+        ask = canvas.unfinished()
         canvas.teacher_passes += ask
         canvas.teacher_rows += ask
-        if known is None:
-            return full_pass(teacher, canvas.ids, canvas.attention_mask, keep)
-        index = ask.nonzero()[:, 0]
-        if len(index):
-            mask = None if canvas.attention_mask is None else canvas.attention_mask[index]
-            known.put(index, full_pass(teacher, canvas.ids[index], mask, keep))
-        return known
+        return full_pass(teacher, canvas.ids, canvas.attention_mask, self.strategy.update.keeps)
 
     def _round(
         self,
@@ -178,6 +168,8 @@ class Decoder:
                 self._advance(state, board, last, in_round, left - min(reveal, strategy.least))
             choice, memory = self._choose(teacher, state, board, memory, in_round, reveal, last)
             in_round = choice.active
+            if draft is not None and reveal == 0:
+                choice = replace(choice, position=draft.first_position(choice.position))
             self._reveal(choice, draft)
             if board is not None:
                 board.revealed()
@@ -261,6 +253,8 @@ class Decoder:
             token = draw(probs, uniform)
         else:
             token = self.script.tokens[self._each, choice.position]
+        if draft is not None and choice.reveal == 0:
+            token = draft.first_token(token)
         canvas.reveal(choice.position, token, choice.active)
         if draft is not None:
             draft.add(choice.position, token, probs, choice.active)

@@ -1,6 +1,6 @@
 """Verification: compare a drafted round with the teacher, so that the output is exactly the teacher's.
 
-The k prefixes of a round's draft go through the teacher as one batch. Walking
+The prefixes of a round's draft go through the teacher as one batch. Walking
 along them, a drafted token v with draft probability q(v) and teacher probability
 p(v) is accepted with probability min(1, p(v) / q(v)). At the first rejection a
 token is drawn from the normalised (p - q)+ and the round ends (Leviathan et al.
@@ -15,6 +15,10 @@ All probabilities are those after temperature, top-p and suppression.
   the distribution of ``sequential`` only for a teacher whose conditionals agree
   on one joint, at temperature 1 and top-p 1: tempered conditionals of a
   consistent joint are not consistent.
+
+However a round ends, the pass over its last kept prefix is in the batch and opens
+the next round, whose first token is the teacher's own: drawn from that pass, or the
+correction of a rejection. So after the first opening every pass is a verification.
 
 Each position's uniform numbers decide once. The decision that drops a draft does
 not read the numbers of the dropped position, so drawing that position again with
@@ -40,6 +44,16 @@ Verification = Literal["strict", "tokens"]
 FULL, ORDER, REJECTION = 0, 1, 2  # how a round ended: columns of Canvas.round_ends
 
 
+@dataclass(frozen=True)
+class Verified:
+    """What a verification leaves to the next round of every row that was in it."""
+
+    opening: Opening  # the pass over the prefix that was kept
+    corrected: Tensor  # [B] bool, rows whose next token is already drawn:
+    position: Tensor  # [B] int64, there
+    token: Tensor  # [B] int64, this one
+
+
 @dataclass
 class Draft:
     """The reveals of one round: for each, [B] positions and tokens, [B, V] probabilities, [B] whether made."""
@@ -47,20 +61,58 @@ class Draft:
     base: Tensor  # [B] reveals before the round
     masked: Tensor  # [B, L] bool, the positions that could be revealed when the round opened
     opened: Tensor  # [B] bool, rows that are in the round
+    before: Verified | None  # the verification of the round before
     positions: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
     probs: list[Tensor] = field(default_factory=list)
     made: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, canvas: Canvas, opened: Tensor) -> Draft:
-        return cls(canvas.revealed.clone(), canvas.candidates, opened)
+    def empty(cls, canvas: Canvas, opened: Tensor, before: Verified | None) -> Draft:
+        return cls(canvas.revealed.clone(), canvas.candidates, opened, before)
+
+    def first_position(self, chosen: Tensor) -> Tensor:
+        """[B]: where the round begins: at the correction, if there is one, else at ``chosen`` [B]."""
+        before = self.before
+        return chosen if before is None else torch.where(before.corrected, before.position, chosen)
+
+    def first_token(self, drawn: Tensor) -> Tensor:
+        """[B]: the token there: the correction, if there is one, else ``drawn`` [B]."""
+        before = self.before
+        return drawn if before is None else torch.where(before.corrected, before.token, drawn)
 
     def add(self, position: Tensor, token: Tensor, probs: Tensor, made: Tensor) -> None:
         self.positions.append(position)
         self.tokens.append(token)
         self.probs.append(probs)
         self.made.append(made)
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """The pass over every prefix that was drafted, rows that left the round early having fewer."""
+
+    opening: Opening  # of N prefixes
+    index: Tensor  # [k, B] int64 in 0 .. N - 1: of the first j + 1 tokens of row b; 0 if not made
+
+    @classmethod
+    def passed(cls, scorer: Scorer, draft: Draft, keep: Keep) -> Prefixes:
+        """Run the teacher on them as one batch."""
+        canvas, made = scorer.canvas, torch.stack(draft.made)
+        at = made.nonzero()  # rows that are finished would only cost; one host question per round
+        mask = canvas.attention_mask
+        mask = None if mask is None else mask[at[:, 1]]
+        ids = prefix_states(canvas, draft)[at[:, 0], at[:, 1]]
+        opening = full_pass(scorer.teacher, ids, mask, keep)
+        index = torch.zeros_like(made, dtype=torch.long)
+        index[at[:, 0], at[:, 1]] = torch.arange(len(at), device=made.device)
+        canvas.teacher_passes += draft.opened
+        canvas.teacher_rows += made.sum(0)
+        return cls(opening, index)
+
+    def states(self, prefix: int) -> Tensor:
+        """[B, P + L, H] after the first ``prefix`` + 1 tokens; of any prefix where that is not made."""
+        return self.opening.states[self.index[prefix]]
 
 
 def prefix_states(canvas: Canvas, draft: Draft) -> Tensor:
@@ -81,56 +133,75 @@ def verify(
     sampling: Sampling,
     most: int,
     keep: Keep,
-) -> tuple[Opening, Tensor]:
-    """Keep the verified part of ``draft`` on the scorer's canvas, in place.
+) -> Verified:
+    """Take the part of ``draft`` that the teacher does not confirm off the scorer's canvas, in place.
 
-    Returns (opening, has [B] bool): the openings of the next round that the
-    verification has already computed, in all rows but those with a rejection.
-    ``keep``: what openings store besides their states.
+    ``most`` bounds a row's masked positions; ``keep``: what openings store besides
+    their states.
     """
-    teacher, canvas = scorer.teacher, scorer.canvas
-    k, batch = len(draft.tokens), len(canvas.rows)
-    each = torch.arange(batch, device=canvas.ids.device)
-    # Finished rows would only cost; one host question per round.
-    index = draft.opened.nonzero()[:, 0]
-    slot = torch.zeros_like(each).index_put((index,), torch.arange(len(index), device=each.device))
-    ids = prefix_states(canvas, draft)[:, index].reshape(k * len(index), -1)
-    mask = canvas.attention_mask
-    mask = None if mask is None else mask[index].repeat(k, 1)
-    passed = full_pass(teacher, ids, mask, keep)
-    hidden = passed.states.view(k, len(index), *passed.states.shape[1:])
-    canvas.teacher_passes += draft.opened
-    canvas.teacher_rows += torch.stack(draft.made).sum(0)
+    canvas = scorer.canvas
+    prefixes = Prefixes.passed(scorer, draft, keep)
+    walk = Walk.begin(draft)
+    for j in range(1, len(draft.tokens)):
+        walk.step(scorer, draft, prefixes.states(j - 1), j, verification, sampling, most)
+    canvas.rollback(draft.base + walk.kept)
+    full = draft.opened & ~walk.mismatched & ~walk.rejected
+    canvas.round_ends += torch.stack([full, walk.mismatched, walk.rejected], dim=1)
+    last = (walk.kept - 1).clamp_min(0)[None]  # the prefix that each row kept
+    opening = prefixes.opening.select(prefixes.index.gather(0, last)[0])
+    return Verified(opening, walk.rejected, walk.position, walk.token)
 
-    keep = draft.opened.long()  # the first token came from the teacher itself
-    alive, rejected_at_all = draft.opened, torch.zeros_like(draft.opened)
-    mismatched = torch.zeros_like(draft.opened)
-    masked = draft.masked.clone()
-    masked[each, draft.positions[0]] &= ~draft.made[0]
-    for j in range(1, k):
-        alive = alive & draft.made[j]
-        position, token = draft.positions[j], draft.tokens[j]
-        states = hidden[j - 1][slot]  # [B, P + L, H]
+
+@dataclass
+class Walk:
+    """How far along the draft each row has come; all [B]."""
+
+    alive: Tensor  # bool, every token so far is confirmed
+    kept: Tensor  # int64, confirmed tokens
+    masked: Tensor  # [B, L] bool, what could be revealed after them
+    mismatched: Tensor  # bool, ended by the order
+    rejected: Tensor  # bool, ended by a rejection, and then:
+    position: Tensor  # int64, where
+    token: Tensor  # int64, the correction
+
+    @classmethod
+    def begin(cls, draft: Draft) -> Walk:
+        """After the first token, which came from the teacher itself."""
+        opened, first = draft.opened, draft.positions[0]
+        masked = draft.masked.scatter(1, first[:, None], False)
+        no = torch.zeros_like(opened)
+        return cls(opened, opened.long(), masked, no, no, first, draft.tokens[0])
+
+    def step(
+        self,
+        scorer: Scorer,
+        draft: Draft,
+        states: Tensor,
+        j: int,
+        verification: Verification,
+        sampling: Sampling,
+        most: int,
+    ) -> None:
+        """Judge the ``j``-th token by the teacher's ``states`` [B, P + L, H] before it."""
+        canvas, position, token = scorer.canvas, draft.positions[j], draft.tokens[j]
+        alive = self.alive & draft.made[j]
         if verification == "strict":
-            scores = scorer.masked(canvas.response(states), masked, most)
+            scores = scorer.masked(canvas.response(states), self.masked, most)
             mismatch = alive & (scores.argmin(1) != position)
-            mismatched |= mismatch
+            self.mismatched = self.mismatched | mismatch
             alive = alive & ~mismatch
-        logits = teacher.logits(states[each, canvas.start + position])
-        p, q = probabilities(logits, sampling), draft.probs[j]
-        accepted, correction = _judge(scorer, p, q, position, token)
+        each = torch.arange(len(states), device=states.device)
+        p = probabilities(scorer.teacher.logits(states[each, canvas.start + position]), sampling)
+        accepted, correction = _judge(scorer, p, draft.probs[j], position, token)
         rejected = alive & ~accepted
-        column = canvas.start + position
-        canvas.ids[each, column] = torch.where(rejected, correction, canvas.ids[each, column])
-        keep += alive
-        rejected_at_all |= rejected
-        alive = alive & accepted
-        masked[each, position] &= ~alive
-    canvas.rollback(draft.base + keep)
-    full = draft.opened & ~rejected_at_all & ~mismatched
-    canvas.round_ends += torch.stack([full, mismatched, rejected_at_all], dim=1)
-    kept = (keep - 1).clamp_min(0) * len(index) + slot  # the prefix that each row kept
-    return passed.select(kept), draft.opened & ~rejected_at_all
+        self.rejected = self.rejected | rejected
+        self.position = torch.where(rejected, position, self.position)
+        self.token = torch.where(rejected, correction, self.token)
+        self.alive = alive & accepted
+        self.kept = self.kept + self.alive
+        self.masked = self.masked & ~torch.zeros_like(self.masked).scatter(
+            1, position[:, None], self.alive[:, None]
+        )
 
 
 def _judge(
