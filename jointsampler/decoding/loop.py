@@ -249,8 +249,10 @@ class Decoder:
         probs = None
         if self.script.tokens is None:
             probs = probabilities(choice.logits, strategy.sampling)
-            uniform = rng.uniform(strategy.seed, canvas.rows, choice.position, rng.TOKEN)
-            token = draw(probs, uniform)
+            keys = [canvas.rows, choice.position, rng.TOKEN]
+            if draft is not None:
+                keys.append(draft.round)
+            token = draw(probs, rng.uniform(strategy.seed, *keys))
         else:
             token = self.script.tokens[self._each, choice.position]
         if draft is not None and choice.reveal == 0:

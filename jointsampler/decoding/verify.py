@@ -1,13 +1,22 @@
 """Verification: compare a drafted round with the teacher, so that the output is exactly the teacher's.
 
-The prefixes of a round's draft go through the teacher as one batch. Walking
-along them, a drafted token v with draft probability q(v) and teacher probability
-p(v) is accepted with probability min(1, p(v) / q(v)). At the first rejection a
-token is drawn from the normalised (p - q)+ and the round ends (Leviathan et al.
-2023, arXiv 2211.17192, theorem 1, here per position of a masked-diffusion model).
+The prefixes of a round's draft go through the teacher as one batch. They are
+judged together: block verification (Sun et al. 2024, arXiv 2403.10444) keeps more
+of a draft than a test of one token after the other (Leviathan et al. 2023,
+2211.17192), at the same cost. With draft probabilities q_j and teacher
+probabilities p_j along a draft v_1, v_2, ..., where v_1 is the teacher's own and
+c_1 = 1:
+
+- c_j = min(1, c_{j-1} p_j(v_j) / q_j(v_j)) is the probability that at least j tokens
+  are kept, given them.
+- r_j = sum over x of (c_j p_{j+1}(x) - q_{j+1}(x))+ is the probability that exactly j
+  tokens are kept and the next is drawn anew, from that residual, normalised.
+- So the longest prefix is kept that passes its test: r_j / (r_j + 1 - c_j) where the
+  draft goes on, c_j where it ends. Where it ends may depend on the tokens before.
+
 All probabilities are those after temperature, top-p and suppression.
 
-- ``strict``: the round also ends, before the token, where the teacher's own order
+- ``strict``: a draft also ends, before the token, where the teacher's own order
   policy would reveal another position. Whole sequences and their orders have the
   same distribution as those of ``sequential``.
 - ``tokens``: the draft's order is kept. Every token has the teacher's exact
@@ -20,9 +29,8 @@ However a round ends, the pass over its last kept prefix is in the batch and ope
 the next round, whose first token is the teacher's own: drawn from that pass, or the
 correction of a rejection. So after the first opening every pass is a verification.
 
-Each position's uniform numbers decide once. The decision that drops a draft does
-not read the numbers of the dropped position, so drawing that position again with
-the same numbers adds no bias.
+Whether a token is kept depends on those drafted after it, so a position that is
+drafted again must not meet the same random numbers: each round has its own.
 """
 
 from __future__ import annotations
@@ -31,6 +39,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import rng
@@ -61,6 +70,7 @@ class Draft:
     base: Tensor  # [B] reveals before the round
     masked: Tensor  # [B, L] bool, the positions that could be revealed when the round opened
     opened: Tensor  # [B] bool, rows that are in the round
+    round: Tensor  # [B] int64, its number, a key of its random numbers
     before: Verified | None  # the verification of the round before
     positions: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
@@ -69,7 +79,8 @@ class Draft:
 
     @classmethod
     def empty(cls, canvas: Canvas, opened: Tensor, before: Verified | None) -> Draft:
-        return cls(canvas.revealed.clone(), canvas.candidates, opened, before)
+        number = canvas.teacher_passes.clone()
+        return cls(canvas.revealed.clone(), canvas.candidates, opened, number, before)
 
     def first_position(self, chosen: Tensor) -> Tensor:
         """[B]: where the round begins: at the correction, if there is one, else at ``chosen`` [B]."""
@@ -141,78 +152,76 @@ def verify(
     """
     canvas = scorer.canvas
     prefixes = Prefixes.passed(scorer, draft, keep)
-    walk = Walk.begin(draft)
+    walk = Walk(scorer, draft, verification, sampling, most)
     for j in range(1, len(draft.tokens)):
-        walk.step(scorer, draft, prefixes.states(j - 1), j, verification, sampling, most)
+        walk.step(j, prefixes.states(j - 1))
+    walk.stop(len(draft.tokens), walk.going, FULL)
     canvas.rollback(draft.base + walk.kept)
-    full = draft.opened & ~walk.mismatched & ~walk.rejected
-    canvas.round_ends += torch.stack([full, walk.mismatched, walk.rejected], dim=1)
+    canvas.round_ends += F.one_hot(walk.ended, 3) * draft.opened[:, None]
     last = (walk.kept - 1).clamp_min(0)[None]  # the prefix that each row kept
     opening = prefixes.opening.select(prefixes.index.gather(0, last)[0])
-    return Verified(opening, walk.rejected, walk.position, walk.token)
+    corrected = draft.opened & (walk.ended == REJECTION)
+    return Verified(opening, corrected, walk.position, walk.token)
 
 
-@dataclass
 class Walk:
-    """How far along the draft each row has come; all [B]."""
+    """The tests of a draft's prefixes from the shortest on; the longest that passes is kept. All [B]."""
 
-    alive: Tensor  # bool, every token so far is confirmed
-    kept: Tensor  # int64, confirmed tokens
-    masked: Tensor  # [B, L] bool, what could be revealed after them
-    mismatched: Tensor  # bool, ended by the order
-    rejected: Tensor  # bool, ended by a rejection, and then:
-    position: Tensor  # int64, where
-    token: Tensor  # int64, the correction
-
-    @classmethod
-    def begin(cls, draft: Draft) -> Walk:
-        """After the first token, which came from the teacher itself."""
-        opened, first = draft.opened, draft.positions[0]
-        masked = draft.masked.scatter(1, first[:, None], False)
-        no = torch.zeros_like(opened)
-        return cls(opened, opened.long(), masked, no, no, first, draft.tokens[0])
-
-    def step(
+    def __init__(
         self,
         scorer: Scorer,
         draft: Draft,
-        states: Tensor,
-        j: int,
         verification: Verification,
         sampling: Sampling,
         most: int,
-    ) -> None:
-        """Judge the ``j``-th token by the teacher's ``states`` [B, P + L, H] before it."""
-        canvas, position, token = scorer.canvas, draft.positions[j], draft.tokens[j]
-        alive = self.alive & draft.made[j]
-        if verification == "strict":
-            scores = scorer.masked(canvas.response(states), self.masked, most)
-            mismatch = alive & (scores.argmin(1) != position)
-            self.mismatched = self.mismatched | mismatch
-            alive = alive & ~mismatch
+    ):
+        self._scorer, self._draft, self._most = scorer, draft, most
+        self._strict, self._sampling = verification == "strict", sampling
+        self._masked = draft.masked
+        self.going = draft.opened  # bool, the draft goes on
+        self.chance = torch.ones_like(self.going, dtype=torch.float64)  # c above
+        self.kept = draft.opened.long()  # tokens; the first came from the teacher itself
+        self.ended = torch.full_like(self.kept, FULL)  # how a round that keeps them ends
+        self.position, self.token = draft.positions[0], draft.tokens[0]  # of its correction
+
+    def step(self, j: int, states: Tensor) -> None:
+        """Test the first ``j`` tokens by the teacher's states [B, P + L, H] after them."""
+        scorer, draft = self._scorer, self._draft
+        canvas, position = scorer.canvas, draft.positions[j]
+        self.stop(j, self.going & ~draft.made[j], FULL)
+        if self._strict:
+            self._masked = self._masked.scatter(1, draft.positions[j - 1][:, None], False)
+            scores = scorer.masked(canvas.response(states), self._masked, self._most)
+            self.stop(j, self.going & (scores.argmin(1) != position), ORDER)
         each = torch.arange(len(states), device=states.device)
-        p = probabilities(scorer.teacher.logits(states[each, canvas.start + position]), sampling)
-        accepted, correction = _judge(scorer, p, draft.probs[j], position, token)
-        rejected = alive & ~accepted
-        self.rejected = self.rejected | rejected
-        self.position = torch.where(rejected, position, self.position)
-        self.token = torch.where(rejected, correction, self.token)
-        self.alive = alive & accepted
-        self.kept = self.kept + self.alive
-        self.masked = self.masked & ~torch.zeros_like(self.masked).scatter(
-            1, position[:, None], self.alive[:, None]
-        )
+        logits = scorer.teacher.logits(states[each, canvas.start + position])
+        p, q = probabilities(logits, self._sampling).double(), draft.probs[j].double()
+        residual = (self.chance[:, None] * p - q).clamp_min(0)
+        mass = residual.sum(-1)
+        passes = self._passes(j, mass / (mass + 1 - self.chance).clamp_min(1e-300))
+        passes = passes & self.going
+        self._keep(j, passes, REJECTION)
+        self.position = torch.where(passes, position, self.position)
+        correction = draw(residual, self._uniform(position, rng.RESIDUAL))
+        self.token = torch.where(passes, correction, self.token)
+        drafted, taught = (x.gather(1, draft.tokens[j][:, None])[:, 0] for x in (q, p))
+        # Where the draft has ended, its token may have q = 0.
+        ratio = torch.where(self.going, taught / drafted, 0.0)
+        self.chance = (self.chance * ratio).clamp_max(1)
 
+    def stop(self, j: int, rows: Tensor, how: int) -> None:
+        """In ``rows`` [B] the draft ends after ``j`` tokens: test them."""
+        self._keep(j, rows & self._passes(j, self.chance), how)
+        self.going = self.going & ~rows
 
-def _judge(
-    scorer: Scorer, p: Tensor, q: Tensor, position: Tensor, token: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(whether the drafted token [B] is accepted, the token that replaces it if not)."""
-    rows, seed = scorer.canvas.rows, scorer.seed
-    chance = rng.uniform(seed, rows, position, rng.ACCEPT)
-    drafted, taught = (x.gather(1, token[:, None])[:, 0].double() for x in (q, p))
-    residual = (p - q).clamp_min(0)
-    # Without a residual p and q are equal up to rounding: any draw from p is right.
-    probs = torch.where(residual.sum(-1, keepdim=True) > 0, residual, p)
-    correction = draw(probs, rng.uniform(seed, rows, position, rng.RESIDUAL))
-    return chance * drafted < taught, correction
+    def _passes(self, j: int, probability: Tensor) -> Tensor:
+        # A row has one test for each j: where its draft goes on, or where it ends.
+        return self._uniform(self._draft.positions[j - 1], rng.ACCEPT) < probability
+
+    def _keep(self, j: int, passes: Tensor, how: int) -> None:
+        self.kept = torch.where(passes, j, self.kept)
+        self.ended = torch.where(passes, how, self.ended)
+
+    def _uniform(self, position: Tensor, stream: int) -> Tensor:
+        scorer = self._scorer
+        return rng.uniform(scorer.seed, scorer.canvas.rows, position, stream, self._draft.round)
