@@ -45,6 +45,7 @@ from torch import Tensor
 from .. import rng
 from ..teachers.keyvalues import Keep
 from ..updates import Opening, full_pass
+from .cache import of_rows
 from .canvas import Canvas
 from .sampling import Sampling, draw, probabilities
 from .scoring import Scorer
@@ -114,7 +115,7 @@ class Prefixes:
         mask = canvas.attention_mask
         mask = None if mask is None else mask[at[:, 1]]
         ids = prefix_states(canvas, draft)[at[:, 0], at[:, 1]]
-        opening = full_pass(scorer.teacher, ids, mask, keep)
+        opening = full_pass(of_rows(scorer.teacher, at[:, 1]), ids, mask, keep)
         index = torch.zeros_like(made, dtype=torch.long)
         index[at[:, 0], at[:, 1]] = torch.arange(len(at), device=made.device)
         canvas.teacher_passes += draft.opened
