@@ -14,6 +14,7 @@ Two kinds:
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import torch
@@ -43,10 +44,10 @@ def check_cache(
             f"Teacher {teacher.name!r} (family {teacher.family!r}) takes no past keys and values: "
             "use cache='none'."
         )
-    if verified:
+    if verified and kind == "prefix":
         raise UserError(
-            "A lossless method verifies many prefixes at once and is not offered with a cache: "
-            "use cache='none'."
+            "cache='prefix' is an approximation and would make a lossless method inexact: "
+            "use cache='none' or, for a teacher trained so, cache='block_causal'."
         )
     if update.keeps != "nothing":
         raise UserError(
@@ -66,6 +67,14 @@ def cached(teacher: Teacher, canvas: Canvas, kind: CacheKind, begin: int, end: i
     view = BlockCausalView(teacher, canvas, first, last, previous)
     canvas.block_causal = view
     return view
+
+
+def of_rows(teacher: Teacher, rows: Tensor) -> Teacher:
+    """The teacher for a batch of ``rows`` [N] int64 of the canvas, repeats allowed.
+
+    Several prefixes of one row share its finished blocks, if those are kept.
+    """
+    return teacher.of_rows(rows) if isinstance(teacher, BlockCausalView) else teacher
 
 
 def visible(teacher: Teacher, canvas: Canvas) -> Tensor | None:
@@ -152,3 +161,13 @@ class BlockCausalView(_View):
         hidden = self._teacher.align(raw, real[:, :last])
         unseen = hidden.new_zeros(len(ids), ids.shape[1] - last, hidden.shape[-1])
         return torch.cat([hidden, unseen], dim=1)
+
+    def of_rows(self, rows: Tensor) -> BlockCausalView:
+        """The view of ``rows`` [N] int64 of this one's batch, repeats allowed."""
+        view = BlockCausalView.__new__(BlockCausalView)
+        vars(view).update(vars(self))
+        if self._past is not None:
+            view._past = copy.deepcopy(self._past)
+            view._past.batch_select_indices(rows)
+            view._before = self._before[rows]
+        return view

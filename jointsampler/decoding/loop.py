@@ -8,7 +8,7 @@ streams and accounting. Rows leave a round on their own. The public call is in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from .orders import OrderPolicy
 from .sampling import Sampling, draw, probabilities
 from .scoring import Scoreboard, Scorer
 from .stops import Candidate, StopRule
-from .verify import Draft, Verification, verify
+from .verify import Draft, Verification, Verified, verify
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,11 @@ class Decoder:
         left: int,
         ends: Tensor | None,
         until: int = 0,
-        known: Opening | None = None,
-        has: Tensor | None = None,
+        verified: Verified | None = None,
     ) -> None:
         """Rounds until at most ``until`` of ``left`` open positions a row are unrevealed.
 
-        ``known``, ``has``: openings that are already there, as in :meth:`_opening`.
+        ``verified``: what the verification before left to the first of these rounds.
         """
         canvas, strategy = self.canvas, self.strategy
         while left > until:
@@ -135,14 +134,14 @@ class Decoder:
             if rows == 0:
                 return
             if 2 * rows <= len(in_round) and self._may_part(teacher):
-                self._finish_rest(teacher, in_round, left, ends, until, known, has)
+                self._finish_rest(in_round, left, ends, until, verified)
                 return
-            opening = self._opening(teacher, known, has)
-            draft = Draft.empty(canvas, in_round) if strategy.verification else None
+            opening = verified.opening if verified else self._opening(teacher)
+            draft = Draft.empty(canvas, in_round, verified) if strategy.verification else None
             self._round(teacher, opening, in_round, left, draft)
             if draft is not None:
                 scorer = Scorer(teacher, canvas, strategy.order, strategy.seed)
-                known, has = verify(
+                verified = verify(
                     scorer, draft, strategy.verification, strategy.sampling, left,
                     strategy.update.keeps,
                 )  # fmt: skip
@@ -159,40 +158,22 @@ class Decoder:
         return teacher is self.teacher and not observed and not scripted
 
     def _finish_rest(
-        self,
-        teacher: Teacher,
-        rest: Tensor,
-        left: int,
-        ends: Tensor | None,
-        until: int,
-        known: Opening | None,
-        has: Tensor | None,
+        self, rest: Tensor, left: int, ends: Tensor | None, until: int, verified: Verified | None
     ) -> None:
         """:meth:`_finish_open` on the rows ``rest`` [B] bool alone: finished rows would only cost."""
         index = rest.nonzero()[:, 0]
-        if known is not None:
-            known, has = known.select(index), has[index]
         part = Decoder(self.teacher, self.strategy, self.canvas.select(index))
-        part._finish_open(teacher, left, ends, until, known, has)
+        verified = verified and verified.select(index)
+        part._finish_open(self.teacher, left, ends, until, verified)
         self.canvas.put(index, part.canvas)
 
-    def _opening(self, teacher: Teacher, known: Opening | None, has: Tensor | None) -> Opening:
-        """The full pass that opens the next round.
-
-        ``known``: the openings that a verification left behind, for the rows where
-        ``has`` [B]; the teacher runs on the other unfinished rows alone.
-        """
-        canvas, keep = self.canvas, self.strategy.update.keeps
-        ask = canvas.unfinished() if has is None else canvas.unfinished() & ~has
+    def _opening(self, teacher: Teacher) -> Opening:
+        """The full pass that opens a round."""
+        canvas = self.canvas
+        ask = canvas.unfinished()
         canvas.teacher_passes += ask
         canvas.teacher_rows += ask
-        if known is None:
-            return full_pass(teacher, canvas.ids, canvas.attention_mask, keep)
-        index = ask.nonzero()[:, 0]
-        if len(index):
-            mask = None if canvas.attention_mask is None else canvas.attention_mask[index]
-            known.put(index, full_pass(teacher, canvas.ids[index], mask, keep))
-        return known
+        return full_pass(teacher, canvas.ids, canvas.attention_mask, self.strategy.update.keeps)
 
     def _round(
         self,
@@ -219,6 +200,8 @@ class Decoder:
                 self._advance(state, board, last, in_round, left - min(reveal, strategy.least))
             choice, memory = self._choose(teacher, state, board, memory, in_round, reveal, last)
             in_round = choice.active
+            if draft is not None and reveal == 0:
+                choice = replace(choice, position=draft.first_position(choice.position))
             self._reveal(choice, draft)
             if board is not None:
                 board.revealed()
@@ -293,11 +276,21 @@ class Decoder:
         probs = None
         if self.script.tokens is None:
             probs = probabilities(choice.logits, strategy.sampling)
-            token = draw(probs, self._uniform[self._each, choice.position])
+            token = draw(probs, self._draws(choice.position, draft))
         else:
             token = self.script.tokens[self._each, choice.position]
+        if draft is not None and choice.reveal == 0:
+            token = draft.first_token(token)
         canvas.reveal(choice.position, token, choice.active)
         if draft is not None:
             draft.add(choice.position, token, probs, choice.active)
         if self.after is not None:
             self.after(canvas)
+
+    def _draws(self, position: Tensor, draft: Draft | None) -> Tensor:
+        """[B] float64: the uniform numbers of the tokens at ``position`` [B]."""
+        if draft is None:
+            return self._uniform[self._each, position]
+        # A position that is drafted again must not meet the same number: see verify.py.
+        canvas, seed = self.canvas, self.strategy.seed
+        return rng.uniform(seed, canvas.rows, position, rng.TOKEN, draft.round)

@@ -1,13 +1,22 @@
 """Verification: compare a drafted round with the teacher, so that the output is exactly the teacher's.
 
-The k prefixes of a round's draft go through the teacher as one batch. Walking
-along them, a drafted token v with draft probability q(v) and teacher probability
-p(v) is accepted with probability min(1, p(v) / q(v)). At the first rejection a
-token is drawn from the normalised (p - q)+ and the round ends (Leviathan et al.
-2023, arXiv 2211.17192, theorem 1, here per position of a masked-diffusion model).
+The prefixes of a round's draft go through the teacher as one batch. They are
+judged together: block verification (Sun et al. 2024, arXiv 2403.10444) keeps more
+of a draft than a test of one token after the other (Leviathan et al. 2023,
+2211.17192), at the same cost. With draft probabilities q_j and teacher
+probabilities p_j along a draft v_1, v_2, ..., where v_1 is the teacher's own and
+c_1 = 1:
+
+- c_j = min(1, c_{j-1} p_j(v_j) / q_j(v_j)) is the probability that at least j tokens
+  are kept, given them.
+- r_j = sum over x of (c_j p_{j+1}(x) - q_{j+1}(x))+ is the probability that exactly j
+  tokens are kept and the next is drawn anew, from that residual, normalised.
+- So the longest prefix is kept that passes its test: r_j / (r_j + 1 - c_j) where the
+  draft goes on, c_j where it ends. Where it ends may depend on the tokens before.
+
 All probabilities are those after temperature, top-p and suppression.
 
-- ``strict``: the round also ends, before the token, where the teacher's own order
+- ``strict``: a draft also ends, before the token, where the teacher's own order
   policy would reveal another position. Whole sequences and their orders have the
   same distribution as those of ``sequential``.
 - ``tokens``: the draft's order is kept. Every token has the teacher's exact
@@ -16,9 +25,12 @@ All probabilities are those after temperature, top-p and suppression.
   on one joint, at temperature 1 and top-p 1: tempered conditionals of a
   consistent joint are not consistent.
 
-Each position's uniform numbers decide once. The decision that drops a draft does
-not read the numbers of the dropped position, so drawing that position again with
-the same numbers adds no bias.
+However a round ends, the pass over its last kept prefix is in the batch and opens
+the next round, whose first token is the teacher's own: drawn from that pass, or the
+correction of a rejection. So after the first opening every pass is a verification.
+
+Whether a token is kept depends on those drafted after it, so a position that is
+drafted again must not meet the same random numbers: each round has its own.
 """
 
 from __future__ import annotations
@@ -27,17 +39,35 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import rng
 from ..teachers.keyvalues import Keep
 from ..updates import Opening, full_pass
+from .cache import of_rows
 from .canvas import Canvas
 from .sampling import Sampling, draw, probabilities
 from .scoring import Scorer
 
 Verification = Literal["strict", "tokens"]
 FULL, ORDER, REJECTION = 0, 1, 2  # how a round ended: columns of Canvas.round_ends
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification leaves to the next round of every row that was in it."""
+
+    opening: Opening  # the pass over the prefix that was kept
+    corrected: Tensor  # [B] bool, rows whose next token is already drawn:
+    position: Tensor  # [B] int64, there
+    token: Tensor  # [B] int64, this one
+
+    def select(self, rows: Tensor) -> Verified:
+        """That of ``rows`` [N] int64."""
+        return Verified(
+            self.opening.select(rows), self.corrected[rows], self.position[rows], self.token[rows]
+        )
 
 
 @dataclass
@@ -47,20 +77,60 @@ class Draft:
     base: Tensor  # [B] reveals before the round
     masked: Tensor  # [B, L] bool, the positions that could be revealed when the round opened
     opened: Tensor  # [B] bool, rows that are in the round
+    round: Tensor  # [B] int64, its number, a key of its random numbers
+    before: Verified | None  # the verification of the round before
     positions: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
     probs: list[Tensor] = field(default_factory=list)
     made: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, canvas: Canvas, opened: Tensor) -> Draft:
-        return cls(canvas.revealed.clone(), canvas.candidates, opened)
+    def empty(cls, canvas: Canvas, opened: Tensor, before: Verified | None) -> Draft:
+        number = canvas.teacher_passes.clone()
+        return cls(canvas.revealed.clone(), canvas.candidates, opened, number, before)
+
+    def first_position(self, chosen: Tensor) -> Tensor:
+        """[B]: where the round begins: at the correction, if there is one, else at ``chosen`` [B]."""
+        before = self.before
+        return chosen if before is None else torch.where(before.corrected, before.position, chosen)
+
+    def first_token(self, drawn: Tensor) -> Tensor:
+        """[B]: the token there: the correction, if there is one, else ``drawn`` [B]."""
+        before = self.before
+        return drawn if before is None else torch.where(before.corrected, before.token, drawn)
 
     def add(self, position: Tensor, token: Tensor, probs: Tensor, made: Tensor) -> None:
         self.positions.append(position)
         self.tokens.append(token)
         self.probs.append(probs)
         self.made.append(made)
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """The pass over every prefix that was drafted, rows that left the round early having fewer."""
+
+    opening: Opening  # of N prefixes
+    index: Tensor  # [k, B] int64 in 0 .. N - 1: of the first j + 1 tokens of row b; 0 if not made
+
+    @classmethod
+    def passed(cls, scorer: Scorer, draft: Draft, keep: Keep) -> Prefixes:
+        """Run the teacher on them as one batch."""
+        canvas, made = scorer.canvas, torch.stack(draft.made)
+        at = made.nonzero()  # rows that are finished would only cost; one host question per round
+        mask = canvas.attention_mask
+        mask = None if mask is None else mask[at[:, 1]]
+        ids = prefix_states(canvas, draft)[at[:, 0], at[:, 1]]
+        opening = full_pass(of_rows(scorer.teacher, at[:, 1]), ids, mask, keep)
+        index = torch.zeros_like(made, dtype=torch.long)
+        index[at[:, 0], at[:, 1]] = torch.arange(len(at), device=made.device)
+        canvas.teacher_passes += draft.opened
+        canvas.teacher_rows += made.sum(0)
+        return cls(opening, index)
+
+    def states(self, prefix: int) -> Tensor:
+        """[B, P + L, H] after the first ``prefix`` + 1 tokens; of any prefix where that is not made."""
+        return self.opening.states[self.index[prefix]]
 
 
 def prefix_states(canvas: Canvas, draft: Draft) -> Tensor:
@@ -81,67 +151,84 @@ def verify(
     sampling: Sampling,
     most: int,
     keep: Keep,
-) -> tuple[Opening, Tensor]:
-    """Keep the verified part of ``draft`` on the scorer's canvas, in place.
+) -> Verified:
+    """Take the part of ``draft`` that the teacher does not confirm off the scorer's canvas, in place.
 
-    Returns (opening, has [B] bool): the openings of the next round that the
-    verification has already computed, in all rows but those with a rejection.
-    ``keep``: what openings store besides their states.
+    ``most`` bounds a row's masked positions; ``keep``: what openings store besides
+    their states.
     """
-    teacher, canvas = scorer.teacher, scorer.canvas
-    k, batch = len(draft.tokens), len(canvas.rows)
-    each = torch.arange(batch, device=canvas.ids.device)
-    # Finished rows would only cost; one host question per round.
-    index = draft.opened.nonzero()[:, 0]
-    slot = torch.zeros_like(each).index_put((index,), torch.arange(len(index), device=each.device))
-    ids = prefix_states(canvas, draft)[:, index].reshape(k * len(index), -1)
-    mask = canvas.attention_mask
-    mask = None if mask is None else mask[index].repeat(k, 1)
-    passed = full_pass(teacher, ids, mask, keep)
-    hidden = passed.states.view(k, len(index), *passed.states.shape[1:])
-    canvas.teacher_passes += draft.opened
-    canvas.teacher_rows += torch.stack(draft.made).sum(0)
-
-    keep = draft.opened.long()  # the first token came from the teacher itself
-    alive, rejected_at_all = draft.opened, torch.zeros_like(draft.opened)
-    mismatched = torch.zeros_like(draft.opened)
-    masked = draft.masked.clone()
-    masked[each, draft.positions[0]] &= ~draft.made[0]
-    for j in range(1, k):
-        alive = alive & draft.made[j]
-        position, token = draft.positions[j], draft.tokens[j]
-        states = hidden[j - 1][slot]  # [B, P + L, H]
-        if verification == "strict":
-            _, teachers = scorer.masked(canvas.response(states), masked, most)
-            mismatch = alive & (teachers.position != position)
-            mismatched |= mismatch
-            alive = alive & ~mismatch
-        logits = teacher.logits(states[each, canvas.start + position])
-        p, q = probabilities(logits, sampling), draft.probs[j]
-        accepted, correction = _judge(scorer, p, q, position, token)
-        rejected = alive & ~accepted
-        column = canvas.start + position
-        canvas.ids[each, column] = torch.where(rejected, correction, canvas.ids[each, column])
-        keep += alive
-        rejected_at_all |= rejected
-        alive = alive & accepted
-        masked[each, position] &= ~alive
-    canvas.rollback(draft.base + keep)
-    full = draft.opened & ~rejected_at_all & ~mismatched
-    canvas.round_ends += torch.stack([full, mismatched, rejected_at_all], dim=1)
-    kept = (keep - 1).clamp_min(0) * len(index) + slot  # the prefix that each row kept
-    return passed.select(kept), draft.opened & ~rejected_at_all
+    canvas = scorer.canvas
+    prefixes = Prefixes.passed(scorer, draft, keep)
+    walk = Walk(scorer, draft, verification, sampling, most)
+    for j in range(1, len(draft.tokens)):
+        walk.step(j, prefixes.states(j - 1))
+    walk.stop(len(draft.tokens), walk.going, FULL)
+    canvas.rollback(draft.base + walk.kept)
+    canvas.round_ends += F.one_hot(walk.ended, 3) * draft.opened[:, None]
+    last = (walk.kept - 1).clamp_min(0)[None]  # the prefix that each row kept
+    opening = prefixes.opening.select(prefixes.index.gather(0, last)[0])
+    corrected = draft.opened & (walk.ended == REJECTION)
+    return Verified(opening, corrected, walk.position, walk.token)
 
 
-def _judge(
-    scorer: Scorer, p: Tensor, q: Tensor, position: Tensor, token: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(whether the drafted token [B] is accepted, the token that replaces it if not)."""
-    rows, seed = scorer.canvas.rows, scorer.seed
-    chance = rng.uniform(seed, rows, position, rng.ACCEPT)
-    drafted, taught = (x.gather(1, token[:, None])[:, 0].double() for x in (q, p))
-    residual = (p - q).clamp_min(0)
-    # Without a residual p and q are equal up to rounding: any draw from p is right.
-    probs = torch.where(residual.sum(-1, keepdim=True) > 0, residual, p)
-    correction = draw(probs, rng.uniform(seed, rows, position, rng.RESIDUAL))
-    return chance * drafted < taught, correction
+class Walk:
+    """The tests of a draft's prefixes from the shortest on; the longest that passes is kept. All [B]."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        draft: Draft,
+        verification: Verification,
+        sampling: Sampling,
+        most: int,
+    ):
+        self._scorer, self._draft, self._most = scorer, draft, most
+        self._strict, self._sampling = verification == "strict", sampling
+        self._masked = draft.masked
+        self.going = draft.opened  # bool, the draft goes on
+        self.chance = torch.ones_like(self.going, dtype=torch.float64)  # c above
+        self.kept = draft.opened.long()  # tokens; the first came from the teacher itself
+        self.ended = torch.full_like(self.kept, FULL)  # how a round that keeps them ends
+        self.position, self.token = draft.positions[0], draft.tokens[0]  # of its correction
+
+    def step(self, j: int, states: Tensor) -> None:
+        """Test the first ``j`` tokens by the teacher's states [B, P + L, H] after them."""
+        scorer, draft = self._scorer, self._draft
+        canvas, position = scorer.canvas, draft.positions[j]
+        self.stop(j, self.going & ~draft.made[j], FULL)
+        if self._strict:
+            self._masked = self._masked.scatter(1, draft.positions[j - 1][:, None], False)
+            _, teachers = scorer.masked(canvas.response(states), self._masked, self._most)
+            self.stop(j, self.going & (teachers.position != position), ORDER)
+        each = torch.arange(len(states), device=states.device)
+        logits = scorer.teacher.logits(states[each, canvas.start + position])
+        p, q = probabilities(logits, self._sampling).double(), draft.probs[j].double()
+        residual = (self.chance[:, None] * p - q).clamp_min(0)
+        mass = residual.sum(-1)
+        passes = self._passes(j, mass / (mass + 1 - self.chance).clamp_min(1e-300))
+        passes = passes & self.going
+        self._keep(j, passes, REJECTION)
+        self.position = torch.where(passes, position, self.position)
+        correction = draw(residual, self._uniform(position, rng.RESIDUAL))
+        self.token = torch.where(passes, correction, self.token)
+        drafted, taught = (x.gather(1, draft.tokens[j][:, None])[:, 0] for x in (q, p))
+        # Where the draft has ended, its token may have q = 0.
+        ratio = torch.where(self.going, taught / drafted, 0.0)
+        self.chance = (self.chance * ratio).clamp_max(1)
+
+    def stop(self, j: int, rows: Tensor, how: int) -> None:
+        """In ``rows`` [B] the draft ends after ``j`` tokens: test them."""
+        self._keep(j, rows & self._passes(j, self.chance), how)
+        self.going = self.going & ~rows
+
+    def _passes(self, j: int, probability: Tensor) -> Tensor:
+        # A row has one test for each j: where its draft goes on, or where it ends.
+        return self._uniform(self._draft.positions[j - 1], rng.ACCEPT) < probability
+
+    def _keep(self, j: int, passes: Tensor, how: int) -> None:
+        self.kept = torch.where(passes, j, self.kept)
+        self.ended = torch.where(passes, how, self.ended)
+
+    def _uniform(self, position: Tensor, stream: int) -> Tensor:
+        scorer = self._scorer
+        return rng.uniform(scorer.seed, scorer.canvas.rows, position, stream, self._draft.round)

@@ -114,34 +114,3 @@ class KeyValues:
             [query[rows] for query in self.queries],
             [norm[rows] for norm in self.norms],
         )
-
-    def put(self, rows: Tensor, other: KeyValues) -> None:
-        """Overwrite some rows (int64 [R] or bool [B]) with the R rows of ``other``."""
-        merged: dict[tuple[int, int], Tensor | None] = {}  # one tensor for calls that share a mask
-        pairs = []
-        for call in range(len(self)):
-            self.keys[call][rows] = other.keys[call]
-            self.values[call][rows] = other.values[call]
-            if call < self.queried:
-                self.queries[call][rows] = other.queries[call]
-                self.norms[call][rows] = other.norms[call]
-            pairs.append((id(self.masks[call]), id(other.masks[call])))
-            if pairs[call] not in merged:
-                merged[pairs[call]] = self._put_mask(call, rows, other.masks[call])
-        self.masks = [merged[pair] for pair in pairs]
-
-    def _put_mask(self, call: int, rows: Tensor, theirs: Tensor | None) -> Tensor | None:
-        """The mask of one call with ``theirs`` [R, ...] in some rows, as a new tensor."""
-        own = self.masks[call]
-        if own is None and theirs is None:
-            return None
-        given = theirs if own is None else own
-        neutral = 1 if given.dtype == torch.bool else 0  # every query attends to every key
-        key = self.keys[call]
-        if own is None:
-            length = key.shape[2]
-            merged = given.new_full((len(key), given.shape[1], length, length), neutral)
-        else:
-            merged = own.expand(len(key), -1, -1, -1).clone()
-        merged[rows] = neutral if theirs is None else theirs
-        return merged

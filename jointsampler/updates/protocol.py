@@ -33,12 +33,6 @@ class Opening:
         """A copy of ``rows`` [N] int64."""
         return Opening(self.states[rows], None if self.stored is None else self.stored.select(rows))
 
-    def put(self, rows: Tensor, other: Opening) -> None:
-        """Replace ``rows`` [N] int64 by those of ``other``, in place."""
-        self.states[rows] = other.states
-        if self.stored is not None:
-            self.stored.put(rows, other.stored)
-
 
 def full_pass(teacher: Teacher, ids: Tensor, attention_mask: Tensor | None, keep: Keep) -> Opening:
     """One pass of the teacher over ids [B, S] that stores what ``keep`` names."""

@@ -116,6 +116,25 @@ def test_with_a_cache_a_row_still_does_not_depend_on_its_batch(teacher, sampler,
         assert torch.equal(alone.responses[0], together.responses[row])
 
 
+@pytest.mark.parametrize("stop_at_end", [False, True])
+def test_prefixes_of_a_verification_share_the_finished_blocks(teacher, sampler, stop_at_end):
+    """Greedy, lossless decoding equals sequential decoding, with the cache as without."""
+    settings = dict(
+        max_new_tokens=12, block_length=4, cache="block_causal", temperature=0.0,
+        stop_at_end=stop_at_end,
+    )  # fmt: skip
+    want = generate(teacher, None, PROMPTS, method="sequential", **settings)
+    for update in (None, sampler):
+        got = generate(teacher, update, PROMPTS, method="lossless", k=3, **settings)
+        assert torch.equal(got.sequences, want.sequences)
+        if not stop_at_end:
+            assert torch.equal(got.order, want.order)
+    alone = generate(
+        teacher, sampler, PROMPTS[1:2], method="lossless", k=3, row_ids=[1], **settings
+    )
+    assert torch.equal(alone.responses[0], got.responses[1])
+
+
 def test_a_row_that_ends_early_has_the_same_text_and_saves_the_passes_behind_its_end():
     """Symbol 2 is the end token."""
     teacher = skewed_teacher(length=6)
@@ -156,7 +175,10 @@ def test_a_row_does_not_end_while_something_before_its_end_token_is_masked(teach
         (dict(block_length=0), "block_length=0 does not divide"),
         (dict(cache="prefix"), "needs a block_length"),
         (dict(cache="prefxi", block_length=4), "cache must be one of"),
-        (dict(cache="prefix", block_length=4, method="lossless"), "not offered with a cache"),
+        (
+            dict(cache="prefix", block_length=4, method="lossless"),
+            "would make a lossless method inexact",
+        ),
     ],
 )
 def test_bad_block_settings_are_refused(tiny, trained_like, settings, said):

@@ -20,6 +20,11 @@ def words(out: Generation) -> Counter:
     return Counter(map(tuple, out.responses.tolist()))
 
 
+def up_to_end(word: Word, end_id: int) -> Word:
+    """The word without what follows its first end token."""
+    return word[: word.index(end_id) + 1] if end_id in word else word
+
+
 def words_with_orders(out: Generation) -> Counter:
     """Counts of (word, the positions in the order of their reveals)."""
     orders = map(tuple, out.order.tolist())
@@ -45,9 +50,10 @@ def p_value(observed: Counter, exact: Mapping[Hashable, float]) -> float:
 
 
 def sequential_distribution(
-    teacher, temperature: float = 1.0, top_p: float = 1.0
+    teacher, temperature: float = 1.0, top_p: float = 1.0, block_length: int | None = None
 ) -> dict[tuple[Word, Word], float]:
     """{(word, order): probability} of sequential decoding in entropy order, by walking its tree."""
+    length = block_length or teacher.length
     exact: dict[tuple[Word, Word], float] = {}
 
     def walk(word: list[int], order: Word, mass: float) -> None:
@@ -55,6 +61,7 @@ def sequential_distribution(
         if not masked:
             exact[tuple(word), order] = mass
             return
+        masked = [i for i in masked if i // length == masked[0] // length]  # the open block
         logits = teacher.logits(teacher.hidden(torch.tensor([word])))[0]
         position = masked[int(entropy(logits[masked]).argmin())]
         drawn = probabilities(logits[position], Sampling(temperature, top_p))
