@@ -19,7 +19,6 @@ import torch
 
 from jointsampler import Teacher
 from jointsampler.config import Config, EstimateConfig
-from jointsampler.decoding.prompts import encode_prompts
 from jointsampler.distill.trainer import distill_settings
 from workflows import corpus, evaluate, report, teachers
 from workflows.sweep import plan as sweep_plan
@@ -185,10 +184,11 @@ def sampler_weights(plan: TrainPlan, teacher: Teacher) -> int:
 def row_length(plan: corpus.CorpusPlan, teacher: Teacher) -> float:
     """Mean tokens of prompt and response."""
     tokens = plan.settings.max_new_tokens
-    if plan.prompts is None:
-        return tokens + (teacher.bos_id is not None)
-    ids = encode_prompts(teacher, plan.prompts[:200], tokens)
-    return tokens + sum(map(len, ids)) / len(ids)
+    opening = teacher.bos_id is not None
+    if plan.source is None:
+        return tokens + opening
+    prompts = plan.first_prompts
+    return tokens + opening + (sum(map(len, prompts)) / len(prompts) / 3.5 if prompts else 100)
 
 
 def mean_passes(plan: TrainPlan) -> float:

@@ -7,7 +7,6 @@ this file distributes the items.
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ from jointsampler.evaluation.results import (
 )
 from jointsampler.updates import joint_update
 from workflows import cluster, teachers
+from workflows.corpus import prompts_of
 from workflows.stage import Progress, digest
 from workflows.tracking import Tracker
 from workflows.train.plan import TrainPlan
@@ -73,12 +73,11 @@ class EvaluatePlan:
     def intact(self) -> bool:
         return self.results.exists()
 
-    @property
     def sampling(self) -> SampleSettings:
         """The corpus's settings, with the prompts of its held-out rows."""
-        corpus = self.train.corpus
-        held_out = None if corpus.prompts is None else corpus.prompts[corpus.settings.rows :]
-        return dataclasses.replace(corpus.sampling, prompts=held_out)
+        plan = self.train.corpus
+        prompts = prompts_of(plan)
+        return plan.sampling(None if prompts is None else prompts[plan.settings.rows :])
 
     def items(self) -> list[Item]:
         settings = self.settings
@@ -97,13 +96,13 @@ def plan(config: Config, out: Path) -> EvaluatePlan:
     pairs = method_pairs(settings.methods, settings.ks)
     for k in settings.ks:
         check_k(k, config.corpus.max_new_tokens)
-    check_judge(settings.judge)
+    check_judge(settings.judge, settings.judge_revision)
     return EvaluatePlan(out, plan_training(config, out), settings, config.columns, pairs, config)
 
 
 def prepare(plan: EvaluatePlan) -> None:
     """Fetch the judge; UserError where that is impossible."""
-    prepare_judge(plan.settings.judge)
+    prepare_judge(plan.settings.judge, plan.settings.judge_revision)
 
 
 class EvaluationActor:
@@ -111,7 +110,9 @@ class EvaluationActor:
 
     def __init__(self, plan: EvaluatePlan):
         self.plan, self.items = plan, plan.items()
-        self.evaluator = evaluator(plan, prepare_judge(plan.settings.judge))
+        settings = plan.settings
+        judge = prepare_judge(settings.judge, settings.judge_revision)
+        self.evaluator = evaluator(plan, judge)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
         indices = batch["index"].tolist()
@@ -130,7 +131,7 @@ def evaluator(plan: EvaluatePlan, judge: str | None) -> Evaluator:
         joint_update(sampler, plan.columns.count, plan.columns.policy),
         Refresh(plan.columns.count, plan.columns.policy),
         None if judge is None else Judge(judge),
-        plan.sampling,
+        plan.sampling(),
         read_rows(corpus.folder, "held_out")[1],
     )
 

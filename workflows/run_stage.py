@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jointsampler.config import Config
 from workflows import cluster, corpus, estimate, evaluate, report
+from workflows.pins import unpinned
 from workflows.stage import require, run_once
 from workflows.sweep import launch as sweep_launch
 from workflows.sweep import plan as sweep_plan
@@ -28,6 +29,8 @@ def run(stage: str, config: Config, out: Path, plan_only: bool = False) -> None:
     elif plan_only:
         swept = sweep_plan.plan(config, out) if config.sweep.wanted else None
         print(estimate.table(report.plan(config, out), swept))
+        if (sentence := unpinned(config)) is not None:
+            print(sentence)
     else:
         RUNS[stage](config, out)
 
@@ -41,6 +44,7 @@ def settled(config: Config, out: Path) -> Config:
 
 def run_corpus(config: Config, out: Path) -> None:
     plan = corpus.plan(config, out)
+    corpus.prepare(plan)
     cluster.connect()
     run_once(plan, lambda: corpus.run(plan))
 
@@ -82,8 +86,9 @@ def run_pipeline(config: Config, out: Path) -> None:
     sweep = sweep_plan.plan(config, out) if config.sweep.wanted else None
     evaluate.prepare(planned.evaluate)
     with open_run(config, out) as tracker:
-        cluster.connect()
         made = planned.evaluate.train.corpus
+        corpus.prepare(made)
+        cluster.connect()
         run_once(made, lambda: corpus.run(made))
         if sweep is not None:
             best = run_once(sweep, lambda: sweep_launch.run(sweep, tracker))
