@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jointsampler.config import Config
-from jointsampler.evaluation.results import read_results
+from jointsampler.evaluation.results import StageTime, read_results
 from jointsampler.report.page import write_report
 from workflows import evaluate
-from workflows.stage import digest
+from workflows.stage import digest, recorded_times
 from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker
 
 
@@ -39,7 +39,9 @@ def plan(config: Config, out: Path) -> ReportPlan:
 
 
 def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:
-    page = write_report(read_results(plan.evaluate.results), plan.page.parent)
+    results = read_results(plan.evaluate.results)
+    results.stages = {k: StageTime(**times) for k, times in recorded_times(plan.out).items()}
+    page = write_report(results, plan.page.parent)
     tracker.log_folder(page.parent, "report")
     aliases = [NEWEST, BEST] if plan.swept else [NEWEST]
     version = tracker.register_sampler(plan.evaluate.train.folder, aliases)

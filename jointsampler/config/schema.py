@@ -222,13 +222,19 @@ class EvaluateConfig(Section):
 class EstimateConfig(Section):
     """Stage estimate and --plan: the machine that a forecast is for."""
 
-    gpus: int = Field(0, ge=0, description="0: those of this machine")
+    gpus: int = Field(0, ge=0, description="0: those of the cluster, else of this machine")
     gpu_flops: float = Field(
         3e14,
         gt=0,
         description="sustained FLOP/s of one GPU in bfloat16; an assumption, measure yours",
     )
     core_flops: float = Field(5e10, gt=0, description="sustained FLOP/s of one CPU core")
+    response_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of corpus.max_new_tokens after which the last row of a batch has ended",
+    )
     storage_bytes_per_second: float = Field(
         2e9, gt=0, description="of the shared storage that all GPUs load the weights from"
     )
