@@ -41,6 +41,7 @@ from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
 from jointsampler.storage import Location
+from jointsampler.uris import shown
 from workflows import cluster, teachers
 from workflows.stage import Progress, digest, out_folder
 
@@ -172,7 +173,7 @@ def prompts_of(plan: CorpusPlan) -> list[Prompt] | None:
         prompts = json.loads(storage.read(place))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{storage.shown(place)} is unreadable ({error}): delete it, and run stage corpus again."
+            f"{shown(place)} is unreadable ({error}): delete it, and run stage corpus again."
         ) from None
     return prompts
 
@@ -212,7 +213,7 @@ def claim(plan: CorpusPlan) -> None:
         return
     if any(name.endswith(".parquet") for name in present):  # may have cost days: never deleted here
         raise UserError(
-            f"{storage.shown(plan.folder)} holds a corpus of other settings: give another --out, or "
+            f"{shown(plan.folder)} holds a corpus of other settings: give another --out, or "
             "delete that folder if it is no longer wanted."
         )
     storage.write_json(settings, {"key": plan.key, **plan.settings.model_dump()})

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from jointsampler import JointSampler, Refresh, storage
+from jointsampler import JointSampler, Refresh
 from jointsampler.config import ColumnsConfig, Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
@@ -41,6 +41,7 @@ from jointsampler.evaluation.results import (
     write_results,
 )
 from jointsampler.updates import joint_update
+from jointsampler.uris import shown_all
 from workflows import cluster, teachers
 from workflows.corpus import prompts_of
 from workflows.stage import Progress, digest
@@ -180,7 +181,7 @@ def as_results(
     teacher = teachers.describe(plan.train.corpus.teacher)
     sampler = JointSampler.from_pretrained(plan.train.folder)
     return Results(
-        config=storage.shown_all(plan.config.model_dump()),
+        config=shown_all(plan.config.model_dump()),
         versions=packages(),
         machine=hardware,
         teacher=TeacherCard(

@@ -20,7 +20,8 @@ from mlflow.tracking import MlflowClient
 from ray.train import UserCallback
 
 from jointsampler.config import Config
-from jointsampler.errors import UserError
+from jointsampler.errors import UserError, refuse_secrets
+from jointsampler.uris import shown, shown_all
 from workflows.outbox import REGISTERED_MODEL as REGISTERED_MODEL
 from workflows.outbox import Outbox, quiet_mlflow, reason, say, send_waiting
 
@@ -90,13 +91,15 @@ def points_of(values: dict[str, float], step: int) -> list[list[Any]]:
 
 
 def tracking_uri(config: Config, out: Path) -> str:
-    named = config.run.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    named = config.run.mlflow_uri  # checked where the configuration was loaded
+    if named is None and (named := os.environ.get("MLFLOW_TRACKING_URI")):
+        refuse_secrets({"MLFLOW_TRACKING_URI": named})
     return named or f"sqlite:///{out / 'mlflow.db'}"
 
 
 def ui_command(uri: str) -> str:
     """How to look at the runs: a server's address, or the command that shows a database."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return shown(uri) if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(uri)}"
 
 
 @contextmanager
@@ -124,7 +127,7 @@ def open_run(config: Config, out: Path) -> Iterator[Tracker]:
     outbox.put("status", "FINISHED")
     if waiting := send_waiting(uri, out):
         say(
-            f"MLflow at {uri} has not got everything of this run: the rest waits in {waiting[0].parent}, "
+            f"MLflow at {shown(uri)} has not got everything of this run: the rest waits in {waiting[0].parent}, "
             "and the same command, started again once MLflow is back, sends it."
         )
 
@@ -162,7 +165,7 @@ def find_run(client: MlflowClient, config: Config, out: Path) -> str:
         return found[0].info.run_id
     tags = {_OUT_TAG: str(out)}
     run_id = client.create_run(experiment_id, run_name=out.name, tags=tags).info.run_id
-    params = flat(config.model_dump())
+    params = flat(shown_all(config.model_dump()))
     client.log_batch(run_id, params=[Param(k, v[:6000]) for k, v in params.items()])
     return run_id
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UserError, unknown_name
+from ..errors import UserError, refuse_secrets, unknown_name
 from .schema import Config
 
 S = TypeVar("S", bound=BaseModel)
@@ -106,6 +106,7 @@ def _set(tree: dict[str, Any], key: str, value: Any, schema: type[BaseModel]) ->
 
 
 def _validated(tree: dict[str, Any], where: str, schema: type[S]) -> S:
+    refuse_secrets(tree)
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
