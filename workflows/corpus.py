@@ -43,7 +43,7 @@ from jointsampler.errors import UserError
 from jointsampler.storage import Location
 from jointsampler.uris import shown
 from workflows import cluster, teachers
-from workflows.stage import Progress, digest, out_folder
+from workflows.stage import Progress, ProgressLog, digest, out_folder
 
 SETTINGS = "settings.json"  # beside the shards from the start: the key of the plan that makes them
 PROMPTS = "prompts.json"  # beside them: one per row, written once
@@ -263,12 +263,12 @@ def finish(plan: CorpusPlan, shards: dict[int, Shard]) -> CorpusManifest:
     return manifest
 
 
-def run(plan: CorpusPlan) -> dict[str, Any]:
+def run(plan: CorpusPlan, log: ProgressLog | None = None) -> dict[str, Any]:
     """Make the missing shards and verify the corpus; returns its counts."""
     prepare(plan)
     shards = found(plan)
     missing = [index for index in range(plan.shards) if index not in shards]
-    progress = Progress("corpus", plan.rows, "rows")
+    progress = Progress("corpus", plan.rows, "rows", log)
     progress.skip(sum(shard.rows for shard in shards.values()))
     reused, seconds = len(shards), 0.0
     if missing:

@@ -44,7 +44,7 @@ from jointsampler.updates import joint_update
 from jointsampler.uris import shown_all
 from workflows import cluster, teachers
 from workflows.corpus import prompts_of
-from workflows.stage import Progress, digest
+from workflows.stage import Progress, ProgressLog, digest
 from workflows.tracking import Tracker
 from workflows.train.plan import TrainPlan
 from workflows.train.plan import plan as plan_training
@@ -150,10 +150,10 @@ def sweep_table(plan: EvaluatePlan) -> SweepTable | None:
     return SweepTable.model_validate_json((plan.out / "sweep" / "sweep.json").read_text())
 
 
-def do_items(plan: EvaluatePlan, pool: cluster.Pool) -> Collected:
+def do_items(plan: EvaluatePlan, pool: cluster.Pool, log: ProgressLog | None) -> Collected:
     """Distribute the items over the actors and collect their results."""
     items = plan.items()
-    progress, results = Progress("evaluate", len(items), "items"), {}
+    progress, results = Progress("evaluate", len(items), "items", log), {}
     work = [{"index": index} for index in range(len(items))]
     done = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
         EvaluationActor,
@@ -210,7 +210,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     # Measured on a worker's device, before the actors occupy the cores.
     measure = ray.remote(measured_costs).options(**pool.resources)
     costs, hardware = ray.get(measure.remote(plan))
-    collected = do_items(plan, pool)
+    collected = do_items(plan, pool, None if tracker is None else tracker.log_progress)
     methods = collected.results(plan.pairs, costs, plan.settings.kmeans_seeds)
     results = as_results(plan, methods, costs, hardware)
     results.examples = collected.examples(plan.pairs, plan.settings.shown)

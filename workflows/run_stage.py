@@ -41,13 +41,12 @@ def run(stage: str, config: Config, out: Path, plan_only: bool = False) -> None:
 
 
 def staged(
-    config: Config, plan: Plan, run: Callable[[], dict[str, Any]], tracker: Tracker | None = None
+    config: Config, plan: Plan, run: Callable[[], dict[str, Any]], tracker: Tracker
 ) -> dict[str, Any]:
     """The results of a stage, run at most once; its time and its forecast go to MLflow."""
     results = run_once(plan, run, lambda: expected_seconds(plan, config, cluster.named_resources()))
-    if tracker is not None:
-        times = recorded_times(plan.out)[plan.stage].items()
-        tracker.log_results({f"time/{plan.stage}_{key}": value for key, value in times})
+    times = recorded_times(plan.out)[plan.stage].items()
+    tracker.log_results({f"time/{plan.stage}_{key}": value for key, value in times})
     return results
 
 
@@ -60,9 +59,10 @@ def settled(config: Config, out: Path) -> Config:
 
 def run_corpus(config: Config, out: Path) -> None:
     plan = corpus.plan(config, out)
-    corpus.prepare(plan)
-    cluster.connect()
-    staged(config, plan, lambda: corpus.run(plan))
+    with open_run(config, out) as tracker:
+        corpus.prepare(plan)
+        cluster.connect()
+        staged(config, plan, lambda: corpus.run(plan, tracker.log_progress), tracker)
 
 
 def run_sweep(config: Config, out: Path) -> None:
@@ -106,7 +106,7 @@ def run_pipeline(config: Config, out: Path) -> None:
         made = planned.evaluate.train.corpus
         corpus.prepare(made)
         cluster.connect()
-        staged(config, made, lambda: corpus.run(made), tracker)
+        staged(config, made, lambda: corpus.run(made, tracker.log_progress), tracker)
         if sweep is not None:
             best = staged(config, sweep, lambda: sweep_launch.run(sweep, tracker), tracker)
             planned = report.plan(sweep_plan.chosen(config, best), out)

@@ -21,6 +21,7 @@ from jointsampler import __version__, storage
 from jointsampler.errors import UserError
 
 MANIFEST = "manifest.json"
+ProgressLog = Callable[[str, int, float, float], None]
 
 
 class Plan(Protocol):
@@ -148,10 +149,21 @@ def run_once(
 
 
 class Progress:
-    """One line every few seconds: done, rate, time left."""
+    """One line every few seconds: done, rate, time left.
 
-    def __init__(self, stage: str, total: int, unit: str, every_s: float = 5.0):
+    ``log``, if given, gets (stage, done, units per second, seconds left) with each line.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        log: ProgressLog | None = None,
+        every_s: float = 5.0,
+    ):
         self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
+        self.log = log
         self.done, self.skipped = 0, 0
         self.begin = self.shown = time.monotonic()
 
@@ -172,3 +184,5 @@ class Progress:
             f"{self.stage}: {done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left:.0f} s left",
             flush=True,
         )
+        if self.log is not None:
+            self.log(self.stage, done, rate, left)
