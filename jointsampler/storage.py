@@ -94,6 +94,13 @@ def write_json(location: Location, data: Any) -> None:
     write(location, (json.dumps(data, indent=1) + "\n").encode())
 
 
+def delete(location: Location) -> None:
+    """Delete the file, if it is there."""
+    system, path = _open(location)
+    with suppress(FileNotFoundError):
+        system.delete_file(path)
+
+
 def make_folder(folder: Location) -> None:
     """Create the folder where it is missing; UserError where that is impossible."""
     system, path = _open(folder)

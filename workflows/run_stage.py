@@ -16,6 +16,7 @@ from typing import Any
 from jointsampler.config import Config
 from workflows import cluster, corpus, estimate, evaluate, report
 from workflows.forecast import Devices, expected_seconds
+from workflows.lease import held
 from workflows.pins import unpinned
 from workflows.stage import Plan, recorded_times, require, run_once
 from workflows.sweep import launch as sweep_launch
@@ -37,7 +38,8 @@ def run(stage: str, config: Config, out: Path, plan_only: bool = False) -> None:
         if (sentence := unpinned(config)) is not None:
             print(sentence)
     else:
-        RUNS[stage](config, out)
+        with held(out, corpus.home(config, out)):
+            RUNS[stage](config, out)
 
 
 def staged(
