@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -45,9 +45,11 @@ from jointsampler.uris import shown_all
 from workflows import cluster, teachers
 from workflows.corpus import prompts_of
 from workflows.stage import Progress, ProgressLog, digest
-from workflows.tracking import Tracker
 from workflows.train.plan import TrainPlan
 from workflows.train.plan import plan as plan_training
+
+if TYPE_CHECKING:  # it loads MLflow, which a plan does not need
+    from workflows.tracking import Tracker
 
 
 @dataclass(frozen=True)

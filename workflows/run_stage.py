@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from jointsampler.config import Config
-from workflows import cluster, corpus, estimate, evaluate, report
-from workflows.forecast import Devices, expected_seconds
+from workflows import cluster, corpus, evaluate, report
+from workflows.forecast import expected_seconds
 from workflows.lease import held
-from workflows.pins import unpinned
 from workflows.stage import Plan, recorded_times, require, run_once
 from workflows.sweep import launch as sweep_launch
 from workflows.sweep import plan as sweep_plan
@@ -26,20 +25,10 @@ from workflows.train import launch as train_launch
 from workflows.train import plan as train_plan
 
 
-def run(stage: str, config: Config, out: Path, plan_only: bool = False) -> None:
-    """Run ``stage`` (a name in ``cli.STAGES``), or print its forecast."""
-    if stage == "estimate":
-        print(estimate.projection(corpus.plan(config, out), config.estimate))
-    elif plan_only:
-        swept = sweep_plan.plan(config, out) if config.sweep.wanted else None
-        planned = report.plan(config, out)
-        devices = Devices.of(config, cluster.named_resources())
-        print(estimate.table(planned, swept, devices))
-        if (sentence := unpinned(config)) is not None:
-            print(sentence)
-    else:
-        with held(out, corpus.home(config, out)):
-            RUNS[stage](config, out)
+def run(stage: str, config: Config, out: Path) -> None:
+    """Run ``stage`` (a name in ``RUNS``) as the only run in its folders."""
+    with held(out, corpus.home(config, out)):
+        RUNS[stage](config, out)
 
 
 def staged(
