@@ -4,8 +4,8 @@ Two FLOPs per weight and token of a forward pass, six of a training pass, at a
 sustained rate per device (estimate.gpu_flops, estimate.core_flops). Counted are the
 padding of prompts, the validations of a training, and ends before the response is
 full (estimate.response_share). Left out are attention's quadratic part, batches too
-small to fill a device, and a judge other than the default one. The constants are
-measurements of this code unless they say otherwise. ``estimate.py`` prints forecasts.
+small to fill a device, and a large judge. The constants are measurements of this code
+unless they say otherwise. ``estimate.py`` prints forecasts.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
-from jointsampler import Teacher
+from jointsampler import JointSampler, Teacher
 from jointsampler.config import Config
 from jointsampler.distill.trainer import distill_settings
 from jointsampler.evaluation.items import PATHS, kl_keys, update_name
-from jointsampler.evaluation.judges import SMOLLM2
 from workflows import corpus, evaluate, report, teachers
 from workflows.stage import Plan
 from workflows.sweep import plan as sweep_plan
@@ -30,7 +29,7 @@ from workflows.train.plan import TrainPlan, new_sampler, training_rows
 # Seconds, measured on two CPU cores with Ray 2.60.
 START_ACTORS_S = 12.0  # a Ray Data stage until its actors work, without loading weights
 START_TRAINING_S = 22.0  # a Ray Train run, its start and end
-MEASURE_S = 60.0  # of an evaluation: the costs of the updates, MAUVE, intervals
+MEASURE_S = 60.0  # of an evaluation: the judge, the costs of the updates, MAUVE, intervals
 DISPATCH_S = 0.008  # of the driver per shard: handing out, collecting
 VERIFY_S = 0.004  # of the driver per shard of 64 rows: sha256, decoding, checks
 COMPILE_S = 60.0  # Muon's compiled steps on a GPU; an assumption
@@ -38,7 +37,6 @@ CORPUS_BYTES_A_TOKEN = 3.2  # after compression, without prompts
 CHARACTERS_A_TOKEN = 3.5  # of English and code; a plan has no vocabulary
 CHAT_TOKENS = 20  # of a template around one turn
 UNKNOWN_PROMPT = 100  # tokens, where a plan cannot read the first prompts
-SMOLLM2_WEIGHTS = 135e6
 
 
 @dataclass(frozen=True)
@@ -155,11 +153,19 @@ def of_training(
     asked = teacher_sequences(plan, teacher, length, depth, workers)
     flops += asked * 2.0 * weights(teacher) * length
     flops += of_validations(plan, teacher)
+    if settings.optimizer == "muon":  # the workers divide the matrices
+        flops += settings.steps * muon_step(plan, teacher)
     disk = 2 * 16.0 * sampler  # two checkpoints: weights, master weights, two moments
     work = f"{runs} x {settings.steps} steps" if runs > 1 else f"{settings.steps} steps"
     compiled = devices.kind == "GPU" and settings.optimizer == "muon"
     overhead = START_TRAINING_S + (COMPILE_S if compiled else 0.0)
     return Forecast(name, work, runs * flops, workers, overhead * runs, runs * disk)
+
+
+def muon_step(plan: TrainPlan, teacher: Teacher) -> float:
+    """FLOPs of Muon's five Newton-Schulz iterations on every matrix of the sampler."""
+    shapes = [sorted(p.shape) for p in planned_sampler(plan, teacher).parameters() if p.ndim == 2]
+    return sum(5 * (4.0 * m * m * n + 2.0 * m**3) for m, n in shapes)
 
 
 def of_validations(plan: TrainPlan, teacher: Teacher) -> float:
@@ -228,8 +234,6 @@ def of_evaluation(
         a_text += passes * a_pass + (tokens - tokens / k) * updates[update_name(method)]
     texts = settings.samples * settings.generation_seeds
     flops = texts * share * a_text
-    if settings.judge == SMOLLM2:
-        flops += texts * (len(plan.pairs) + 1) * tokens * 2.0 * SMOLLM2_WEIGHTS
     flops += decoding.held_out * of_meters(plan, teacher, tokens, a_pass, updates)
     return Forecast(
         "evaluate",
@@ -272,8 +276,11 @@ def weights(teacher: Teacher) -> int:
 
 
 def sampler_weights(plan: TrainPlan, teacher: Teacher) -> int:
-    sampler = new_sampler(plan.sampler, plan.columns, plan.settings, 0, teacher)
-    return sum(p.numel() for p in sampler.parameters())
+    return sum(p.numel() for p in planned_sampler(plan, teacher).parameters())
+
+
+def planned_sampler(plan: TrainPlan, teacher: Teacher) -> JointSampler:
+    return new_sampler(plan.sampler, plan.columns, plan.settings, 0, teacher)
 
 
 def row_length(plan: corpus.CorpusPlan, teacher: Teacher, batch: int) -> float:

@@ -11,6 +11,7 @@ from jointsampler import UserError
 from jointsampler.config import load_config
 from jointsampler.corpus.prompts import PromptSource
 from workflows import cluster, corpus, report, run_stage, teachers
+from workflows.cli import config_file
 from workflows.forecast import (
     COMPILE_S,
     Devices,
@@ -144,3 +145,13 @@ def test_a_stage_without_a_forecast_has_its_time_alone(tmp_path):
     run_once(plan, lambda: {})
     assert set(recorded_times(tmp_path)["report"]) == {"seconds"}
     assert json.loads((tmp_path / MANIFEST).read_text())["stages"]["report"]["results"] == {}
+
+
+def test_a_forecast_of_the_quickstart_is_of_the_size_that_was_measured(tmp_path):
+    """Seconds of docs/quickstart.md, on two idle cores: within a factor of two, which is the claim."""
+    config = load_config(config_file("quickstart"))
+    devices = Devices.of(config, {"CPU": 2})
+    made = forecasts(report.plan(config, tmp_path), None, devices)
+    measured = {"corpus": 83, "train": 276, "evaluate": 198}
+    for each in made:
+        assert 0.5 < each.seconds(devices) / measured[each.name] < 2, each
