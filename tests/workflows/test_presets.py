@@ -130,3 +130,12 @@ def test_a_data_set_that_the_hub_does_not_have_is_refused(tmp_path):
         UserError, match=r"Cannot read prompts from corpus\.prompts='meta-math/Absent'"
     ):
         corpus.plan(config, tmp_path)
+
+
+def test_a_plan_that_cannot_look_at_the_data_set_says_so(tmp_path, monkeypatch, capsys):
+    prompts = f"corpus.prompts={DATA_SET}"
+    assert plan("quickstart", tmp_path / "o", prompts, "corpus.prompt_template={query}") == 0
+    assert "Not looked at" not in capsys.readouterr().out
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert plan("quickstart", tmp_path / "o", prompts, "corpus.prompt_template={query}") == 0
+    assert f"Not looked at: corpus.prompts={DATA_SET}" in capsys.readouterr().out
