@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from .errors import UserError
+from .uris import shown
 
 Location = str | Path  # a path, or a URI with "://"
 
@@ -33,29 +34,6 @@ def join(folder: Location, name: str) -> Location:
         return Path(folder) / name
     base, mark, query = str(folder).partition("?")
     return f"{base.rstrip('/')}/{name}{mark}{query}"
-
-
-def shown(location: Location) -> str:
-    """The location for messages and pages.
-
-    A URI loses its user info and its query, because both may hold secrets.
-    """
-    if not is_remote(location):
-        return str(location)
-    scheme, mark, place = str(location).partition("?")[0].partition("://")
-    user, at, rest = place.rpartition("@")
-    if at and (":" in user or "/" not in user):  # and not an @ in a folder's name
-        place = rest
-    return f"{scheme}{mark}{place}"
-
-
-def shown_all(data: Any) -> Any:
-    """JSON-able ``data`` with every URI in it as :func:`shown`: for pages, results and trackers."""
-    if isinstance(data, dict):
-        return {key: shown_all(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [shown_all(value) for value in data]
-    return shown(data) if isinstance(data, str) else data
 
 
 def _open(location: Location) -> tuple[fs.FileSystem, str]:
@@ -114,6 +92,13 @@ def write(location: Location, data: bytes) -> None:
 def write_json(location: Location, data: Any) -> None:
     """Write ``data`` as indented JSON, as :func:`write` does."""
     write(location, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def delete(location: Location) -> None:
+    """Delete the file, if it is there."""
+    system, path = _open(location)
+    with suppress(FileNotFoundError):
+        system.delete_file(path)
 
 
 def make_folder(folder: Location) -> None:

@@ -3,8 +3,8 @@
     jointsampler run pipeline --config quickstart --out DIR [section.field=value ...]
     jointsampler run train --config my.yaml --out DIR --plan
 
-What a stage does is in ``workflows/run_stage.py``, which is imported after the
-arguments have been read: it loads Ray.
+What a stage does is in ``run_stage.py``, what a plan prints in ``show_plan.py``. They
+are imported after the arguments have been read, because they load Ray.
 """
 
 from __future__ import annotations
@@ -35,9 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(config_file(args.config), args.overrides)
         out = out_folder(args.out)
-        from workflows import run_stage
+        if args.plan or args.stage == "estimate":
+            from workflows import show_plan
 
-        run_stage.run(args.stage, config, out, plan_only=args.plan)
+            show_plan.show(args.stage, config, out)
+        else:
+            from workflows import run_stage
+
+            run_stage.run(args.stage, config, out)
     except UserError as error:
         print(f"jointsampler: {error}", file=sys.stderr)
         return 2

@@ -42,6 +42,23 @@ def connect() -> None:
     data.execution_no_progress_timeout_s = -1
 
 
+def named_resources() -> dict[str, float] | None:
+    """The resources of the cluster of a submitted job or of $RAY_ADDRESS; None where neither is.
+
+    Starts no cluster. Raises UserError where the named one is away.
+    """
+    named = os.environ.get("RAY_ADDRESS", "")
+    if not ray.is_initialized():
+        if not named or named.startswith("http"):  # the latter takes jobs alone
+            return None
+        try:
+            connect()
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"No Ray cluster at $RAY_ADDRESS={named}: {reason}") from None
+    return ray.cluster_resources()
+
+
 def has(resource: str) -> bool:
     """Whether any node of the cluster offers ``resource``."""
     return ray.cluster_resources().get(resource, 0) > 0

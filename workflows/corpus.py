@@ -9,6 +9,7 @@ working on and continues with the missing ones. How rows are sampled is in
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,25 @@ from jointsampler.corpus.manifest import (
     write_manifest,
 )
 from jointsampler.corpus.parquet import decode
-from jointsampler.corpus.prompts import corpus_prompts
+from jointsampler.corpus.prompts import (
+    PromptSource,
+    corpus_prompts,
+    first_prompts,
+    prompt_source,
+)
 from jointsampler.corpus.sample import RowSampler, SampleSettings
 from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
 from jointsampler.storage import Location
+from jointsampler.uris import shown
 from workflows import cluster, teachers
-from workflows.stage import Progress, digest, out_folder
+from workflows.stage import Progress, ProgressLog, digest, out_folder
 
 SETTINGS = "settings.json"  # beside the shards from the start: the key of the plan that makes them
+PROMPTS = "prompts.json"  # beside them: one per row, written once
+OF_PROMPTS = {"prompts", "prompt_template", "revision"}  # settings that ``source`` stands for
 DECODING = {"max_new_tokens", "temperature", "top_p", "order", "prompts", "prompted", "chat"}
 
 
@@ -51,7 +60,9 @@ class CorpusPlan:
     hidden_size: int
     seed: int
     settings: CorpusConfig
-    prompts: tuple[Prompt, ...] | None  # one per row
+    source: PromptSource | None  # of the prompts
+    content: tuple[str, ...] | None  # what determines the source's prompts
+    first_prompts: tuple[str, ...]  # some of them, for forecasts; () where a plan cannot have them
 
     stage = "corpus"
 
@@ -67,8 +78,7 @@ class CorpusPlan:
     def shards(self) -> int:
         return -(-self.rows // self.settings.rows_per_file)
 
-    @property
-    def sampling(self) -> SampleSettings:
+    def sampling(self, prompts: Sequence[Prompt] | None) -> SampleSettings:
         decoding = self.settings
         return SampleSettings(
             self.seed,
@@ -76,19 +86,21 @@ class CorpusPlan:
             decoding.temperature,
             decoding.top_p,
             decoding.order,
-            self.prompts,
+            None if prompts is None else tuple(prompts),
         )
 
     @property
     def key(self) -> str:
-        settings = self.settings.model_dump(exclude={"actors", "prompts"})
-        return digest(self.fingerprint, self.teacher.identity(), self.seed, settings, self.prompts)
+        settings = self.settings.model_dump(exclude={"actors", *OF_PROMPTS})
+        return digest(self.fingerprint, self.teacher.identity(), self.seed, settings, self.content)
 
     def intact(self) -> bool:
         """Whether the corpus of this plan is complete and every sha256 is right."""
         try:
             manifest = read_manifest(self.folder)
         except UserError:
+            return False
+        if self.source is not None and PROMPTS not in storage.names(self.folder):
             return False
         return manifest.key == self.key and not damaged(self.folder, manifest.shards)
 
@@ -118,11 +130,11 @@ def plan(config: Config, out: Path) -> CorpusPlan:
     get_order(settings.order)
     Sampling(settings.temperature, settings.top_p)
     check_k(1, settings.max_new_tokens)
-    rows = settings.rows + settings.held_out
-    prompts = corpus_prompts(
-        settings.prompts, rows, config.run.seed, settings.prompted, settings.chat
+    encode_prompts(teacher, None, settings.max_new_tokens)  # for its checks alone
+    source = prompt_source(
+        settings.prompts, settings.prompt_template, settings.revision, settings.chat
     )
-    encode_prompts(teacher, prompts, settings.max_new_tokens)  # for its checks alone
+    first = () if source is None else first_prompts(source, config.run.seed)
     return CorpusPlan(
         out,
         home(config, out),
@@ -131,8 +143,39 @@ def plan(config: Config, out: Path) -> CorpusPlan:
         teacher.hidden_size,
         config.run.seed,
         settings,
-        prompts,
+        source,
+        None if source is None else source.identity(),
+        first,
     )
+
+
+def prepare(plan: CorpusPlan) -> None:
+    """Reserve the folder and put the prompts into it, before work starts.
+
+    Fetches the data set, unless an earlier run did. Raises UserError: another
+    plan's folder, unreadable prompts, prompts that do not fit the teacher.
+    """
+    claim(plan)
+    if plan.source is None or PROMPTS in storage.names(plan.folder):
+        return
+    settings = plan.settings
+    prompts = corpus_prompts(plan.source, plan.rows, plan.seed, settings.prompted, settings.chat)
+    encode_prompts(teachers.describe(plan.teacher), prompts, settings.max_new_tokens)
+    storage.write_json(storage.join(plan.folder, PROMPTS), prompts)
+
+
+def prompts_of(plan: CorpusPlan) -> list[Prompt] | None:
+    """The prompt of every row, as :func:`prepare` wrote them; None where all are unconditional."""
+    if plan.source is None:
+        return None
+    place = storage.join(plan.folder, PROMPTS)
+    try:
+        prompts = json.loads(storage.read(place))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{shown(place)} is unreadable ({error}): delete it, and run stage corpus again."
+        ) from None
+    return prompts
 
 
 class TeacherActor:
@@ -147,7 +190,8 @@ class TeacherActor:
                 f"{plan.fingerprint} where the run was planned: give all nodes the same checkpoint "
                 "(teacher.revision names one)."
             )
-        self.sampler = RowSampler(teacher, plan.sampling, plan.settings.rows_per_file)
+        settings = plan.sampling(prompts_of(plan))
+        self.sampler = RowSampler(teacher, settings, plan.settings.rows_per_file)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         made = [self.make(index) for index in batch["index"].tolist()]
@@ -169,7 +213,7 @@ def claim(plan: CorpusPlan) -> None:
         return
     if any(name.endswith(".parquet") for name in present):  # may have cost days: never deleted here
         raise UserError(
-            f"{storage.shown(plan.folder)} holds a corpus of other settings: give another --out, or "
+            f"{shown(plan.folder)} holds a corpus of other settings: give another --out, or "
             "delete that folder if it is no longer wanted."
         )
     storage.write_json(settings, {"key": plan.key, **plan.settings.model_dump()})
@@ -219,12 +263,12 @@ def finish(plan: CorpusPlan, shards: dict[int, Shard]) -> CorpusManifest:
     return manifest
 
 
-def run(plan: CorpusPlan) -> dict[str, Any]:
+def run(plan: CorpusPlan, log: ProgressLog | None = None) -> dict[str, Any]:
     """Make the missing shards and verify the corpus; returns its counts."""
-    claim(plan)
+    prepare(plan)
     shards = found(plan)
     missing = [index for index in range(plan.shards) if index not in shards]
-    progress = Progress("corpus", plan.rows, "rows")
+    progress = Progress("corpus", plan.rows, "rows", log)
     progress.skip(sum(shard.rows for shard in shards.values()))
     reused, seconds = len(shards), 0.0
     if missing:

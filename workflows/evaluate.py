@@ -7,15 +7,14 @@ this file distributes the items.
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from jointsampler import JointSampler, Refresh, storage
+from jointsampler import JointSampler, Refresh
 from jointsampler.config import ColumnsConfig, Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
@@ -42,11 +41,15 @@ from jointsampler.evaluation.results import (
     write_results,
 )
 from jointsampler.updates import joint_update
+from jointsampler.uris import shown_all
 from workflows import cluster, teachers
-from workflows.stage import Progress, digest
-from workflows.tracking import Tracker
+from workflows.corpus import prompts_of
+from workflows.stage import Progress, ProgressLog, digest
 from workflows.train.plan import TrainPlan
 from workflows.train.plan import plan as plan_training
+
+if TYPE_CHECKING:  # it loads MLflow, which a plan does not need
+    from workflows.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,11 @@ class EvaluatePlan:
     def intact(self) -> bool:
         return self.results.exists()
 
-    @property
     def sampling(self) -> SampleSettings:
         """The corpus's settings, with the prompts of its held-out rows."""
-        corpus = self.train.corpus
-        held_out = None if corpus.prompts is None else corpus.prompts[corpus.settings.rows :]
-        return dataclasses.replace(corpus.sampling, prompts=held_out)
+        plan = self.train.corpus
+        prompts = prompts_of(plan)
+        return plan.sampling(None if prompts is None else prompts[plan.settings.rows :])
 
     def items(self) -> list[Item]:
         settings = self.settings
@@ -97,13 +99,13 @@ def plan(config: Config, out: Path) -> EvaluatePlan:
     pairs = method_pairs(settings.methods, settings.ks)
     for k in settings.ks:
         check_k(k, config.corpus.max_new_tokens)
-    check_judge(settings.judge)
+    check_judge(settings.judge, settings.judge_revision)
     return EvaluatePlan(out, plan_training(config, out), settings, config.columns, pairs, config)
 
 
 def prepare(plan: EvaluatePlan) -> None:
     """Fetch the judge; UserError where that is impossible."""
-    prepare_judge(plan.settings.judge)
+    prepare_judge(plan.settings.judge, plan.settings.judge_revision)
 
 
 class EvaluationActor:
@@ -111,7 +113,9 @@ class EvaluationActor:
 
     def __init__(self, plan: EvaluatePlan):
         self.plan, self.items = plan, plan.items()
-        self.evaluator = evaluator(plan, prepare_judge(plan.settings.judge))
+        settings = plan.settings
+        judge = prepare_judge(settings.judge, settings.judge_revision)
+        self.evaluator = evaluator(plan, judge)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
         indices = batch["index"].tolist()
@@ -130,7 +134,7 @@ def evaluator(plan: EvaluatePlan, judge: str | None) -> Evaluator:
         joint_update(sampler, plan.columns.count, plan.columns.policy),
         Refresh(plan.columns.count, plan.columns.policy),
         None if judge is None else Judge(judge),
-        plan.sampling,
+        plan.sampling(),
         read_rows(corpus.folder, "held_out")[1],
     )
 
@@ -148,10 +152,10 @@ def sweep_table(plan: EvaluatePlan) -> SweepTable | None:
     return SweepTable.model_validate_json((plan.out / "sweep" / "sweep.json").read_text())
 
 
-def do_items(plan: EvaluatePlan, pool: cluster.Pool) -> Collected:
+def do_items(plan: EvaluatePlan, pool: cluster.Pool, log: ProgressLog | None) -> Collected:
     """Distribute the items over the actors and collect their results."""
     items = plan.items()
-    progress, results = Progress("evaluate", len(items), "items"), {}
+    progress, results = Progress("evaluate", len(items), "items", log), {}
     work = [{"index": index} for index in range(len(items))]
     done = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
         EvaluationActor,
@@ -179,7 +183,7 @@ def as_results(
     teacher = teachers.describe(plan.train.corpus.teacher)
     sampler = JointSampler.from_pretrained(plan.train.folder)
     return Results(
-        config=storage.shown_all(plan.config.model_dump()),
+        config=shown_all(plan.config.model_dump()),
         versions=packages(),
         machine=hardware,
         teacher=TeacherCard(
@@ -208,7 +212,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     # Measured on a worker's device, before the actors occupy the cores.
     measure = ray.remote(measured_costs).options(**pool.resources)
     costs, hardware = ray.get(measure.remote(plan))
-    collected = do_items(plan, pool)
+    collected = do_items(plan, pool, None if tracker is None else tracker.log_progress)
     methods = collected.results(plan.pairs, costs, plan.settings.kmeans_seeds)
     results = as_results(plan, methods, costs, hardware)
     results.examples = collected.examples(plan.pairs, plan.settings.shown)

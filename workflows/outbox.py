@@ -27,6 +27,7 @@ from mlflow.tracking import MlflowClient
 import jointsampler
 from jointsampler import storage
 from jointsampler.errors import UserError
+from jointsampler.uris import redacted
 
 UNSENT = "mlflow-unsent"
 PAUSE_S = 20.0  # between attempts while MLflow is away
@@ -149,7 +150,8 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """Print a line to stderr; URIs in it lose what may be secret."""
+    print(redacted(text), file=sys.stderr, flush=True)
 
 
 def reason(error: Exception) -> str:

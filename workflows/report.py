@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jointsampler.config import Config
-from jointsampler.evaluation.results import read_results
-from jointsampler.report.page import write_report
+from jointsampler.evaluation.results import StageTime, read_results
 from workflows import evaluate
-from workflows.stage import digest
-from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL, Tracker
+from workflows.stage import digest, recorded_times
+
+if TYPE_CHECKING:
+    from workflows.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ def plan(config: Config, out: Path) -> ReportPlan:
 
 
 def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:
-    page = write_report(read_results(plan.evaluate.results), plan.page.parent)
+    # A plan needs neither MLflow nor matplotlib, which take seconds to load.
+    from jointsampler.report.page import write_report
+    from workflows.tracking import BEST, NEWEST, REGISTERED_MODEL
+
+    results = read_results(plan.evaluate.results)
+    results.stages = {k: StageTime(**times) for k, times in recorded_times(plan.out).items()}
+    page = write_report(results, plan.page.parent)
     tracker.log_folder(page.parent, "report")
     aliases = [NEWEST, BEST] if plan.swept else [NEWEST]
     version = tracker.register_sampler(plan.evaluate.train.folder, aliases)

@@ -9,27 +9,36 @@ later stage is run alone, when that stage requires it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from jointsampler.config import Config
-from workflows import cluster, corpus, estimate, evaluate, report
-from workflows.stage import require, run_once
+from workflows import cluster, corpus, evaluate, report
+from workflows.forecast import expected_seconds
+from workflows.lease import held
+from workflows.stage import Plan, recorded_times, require, run_once
 from workflows.sweep import launch as sweep_launch
 from workflows.sweep import plan as sweep_plan
-from workflows.tracking import open_run, ui_command
+from workflows.tracking import Tracker, open_run, ui_command
 from workflows.train import launch as train_launch
 from workflows.train import plan as train_plan
 
 
-def run(stage: str, config: Config, out: Path, plan_only: bool = False) -> None:
-    """Run ``stage`` (a name in ``cli.STAGES``), or print its forecast."""
-    if stage == "estimate":
-        print(estimate.projection(corpus.plan(config, out), config.estimate))
-    elif plan_only:
-        swept = sweep_plan.plan(config, out) if config.sweep.wanted else None
-        print(estimate.table(report.plan(config, out), swept))
-    else:
+def run(stage: str, config: Config, out: Path) -> None:
+    """Run ``stage`` (a name in ``RUNS``) as the only run in its folders."""
+    with held(out, corpus.home(config, out)):
         RUNS[stage](config, out)
+
+
+def staged(
+    config: Config, plan: Plan, run: Callable[[], dict[str, Any]], tracker: Tracker
+) -> dict[str, Any]:
+    """The results of a stage, run at most once; its time and its forecast go to MLflow."""
+    results = run_once(plan, run, lambda: expected_seconds(plan, config, cluster.named_resources()))
+    times = recorded_times(plan.out)[plan.stage].items()
+    tracker.log_results({f"time/{plan.stage}_{key}": value for key, value in times})
+    return results
 
 
 def settled(config: Config, out: Path) -> Config:
@@ -41,8 +50,10 @@ def settled(config: Config, out: Path) -> Config:
 
 def run_corpus(config: Config, out: Path) -> None:
     plan = corpus.plan(config, out)
-    cluster.connect()
-    run_once(plan, lambda: corpus.run(plan))
+    with open_run(config, out) as tracker:
+        corpus.prepare(plan)
+        cluster.connect()
+        staged(config, plan, lambda: corpus.run(plan, tracker.log_progress), tracker)
 
 
 def run_sweep(config: Config, out: Path) -> None:
@@ -50,7 +61,7 @@ def run_sweep(config: Config, out: Path) -> None:
     require(plan.corpus)
     cluster.connect()
     with open_run(config, out) as tracker:
-        run_once(plan, lambda: sweep_launch.run(plan, tracker))
+        staged(config, plan, lambda: sweep_launch.run(plan, tracker), tracker)
 
 
 def run_train(config: Config, out: Path) -> None:
@@ -58,7 +69,8 @@ def run_train(config: Config, out: Path) -> None:
     require(plan.corpus)
     cluster.connect()
     with open_run(config, out) as tracker:
-        run_once(plan, lambda: train_launch.run(plan, tracker.train_reporter()))
+        run = partial(train_launch.run, plan, tracker.train_reporter())
+        staged(config, plan, run, tracker)
 
 
 def run_evaluate(config: Config, out: Path) -> None:
@@ -67,7 +79,7 @@ def run_evaluate(config: Config, out: Path) -> None:
     require(plan.train)
     cluster.connect()
     with open_run(config, out) as tracker:
-        run_once(plan, lambda: evaluate.run(plan, tracker))
+        staged(config, plan, lambda: evaluate.run(plan, tracker), tracker)
 
 
 def run_report(config: Config, out: Path) -> None:
@@ -82,15 +94,17 @@ def run_pipeline(config: Config, out: Path) -> None:
     sweep = sweep_plan.plan(config, out) if config.sweep.wanted else None
     evaluate.prepare(planned.evaluate)
     with open_run(config, out) as tracker:
-        cluster.connect()
         made = planned.evaluate.train.corpus
-        run_once(made, lambda: corpus.run(made))
+        corpus.prepare(made)
+        cluster.connect()
+        staged(config, made, lambda: corpus.run(made, tracker.log_progress), tracker)
         if sweep is not None:
-            best = run_once(sweep, lambda: sweep_launch.run(sweep, tracker))
+            best = staged(config, sweep, lambda: sweep_launch.run(sweep, tracker), tracker)
             planned = report.plan(sweep_plan.chosen(config, best), out)
         evaluated, trained = planned.evaluate, planned.evaluate.train
-        run_once(trained, lambda: train_launch.run(trained, tracker.train_reporter()))
-        run_once(evaluated, lambda: evaluate.run(evaluated, tracker))
+        train = partial(train_launch.run, trained, tracker.train_reporter())
+        staged(config, trained, train, tracker)
+        staged(config, evaluated, lambda: evaluate.run(evaluated, tracker), tracker)
         run_once(planned, lambda: report.run(planned, tracker))
     print(f"report: {planned.page}")
     print(f"runs:   {ui_command(tracker.uri)}")

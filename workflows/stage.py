@@ -21,6 +21,7 @@ from jointsampler import __version__, storage
 from jointsampler.errors import UserError
 
 MANIFEST = "manifest.json"
+ProgressLog = Callable[[str, int, float, float], None]
 
 
 class Plan(Protocol):
@@ -107,13 +108,30 @@ def require(plan: Plan) -> dict[str, Any]:
     )
 
 
-def run_once(plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call ``run`` and record its results, or skip it if the manifest says that it is done."""
+def recorded_times(out: Path) -> dict[str, dict[str, float]]:
+    """By finished stage: "seconds", and "forecast_seconds" where there was a forecast.
+
+    Of a stage that was cut off, the seconds of the attempt that finished it.
+    """
+    stages = read_manifest(out)["stages"].items()
+    keys = ("seconds", "forecast_seconds")
+    return {name: {key: s[key] for key in keys if s.get(key) is not None} for name, s in stages}
+
+
+def run_once(
+    plan: Plan,
+    run: Callable[[], dict[str, Any]],
+    expected: Callable[[], float | None] = lambda: None,
+) -> dict[str, Any]:
+    """Call ``run`` and record its results, or skip it if the manifest says that it is done.
+
+    ``expected`` gives the stage's forecast in seconds, which is recorded beside its time.
+    """
     done = finished(plan)
     if done is not None:
         print(f"{plan.stage}: nothing changed, skipped", flush=True)
         return done
-    begin = time.monotonic()
+    forecast, begin = expected(), time.monotonic()
     results = run()
     manifest = read_manifest(plan.out)
     manifest["version"] = __version__
@@ -121,18 +139,31 @@ def run_once(plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         "key": plan.key,
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - begin, 1),
+        "forecast_seconds": forecast and round(forecast, 1),
         "results": results,
     }
     storage.write(plan.out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    print(f"{plan.stage}: done in {time.monotonic() - begin:.0f} s", flush=True)
+    beside = f", forecast {forecast:.0f} s" if forecast else ""
+    print(f"{plan.stage}: done in {time.monotonic() - begin:.0f} s{beside}", flush=True)
     return results
 
 
 class Progress:
-    """One line every few seconds: done, rate, time left."""
+    """One line every few seconds: done, rate, time left.
 
-    def __init__(self, stage: str, total: int, unit: str, every_s: float = 5.0):
+    ``log``, if given, gets (stage, done, units per second, seconds left) with each line.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        log: ProgressLog | None = None,
+        every_s: float = 5.0,
+    ):
         self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
+        self.log = log
         self.done, self.skipped = 0, 0
         self.begin = self.shown = time.monotonic()
 
@@ -153,3 +184,5 @@ class Progress:
             f"{self.stage}: {done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left:.0f} s left",
             flush=True,
         )
+        if self.log is not None:
+            self.log(self.stage, done, rate, left)

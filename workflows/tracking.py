@@ -8,24 +8,31 @@ tracking URI is run.mlflow_uri, else $MLFLOW_TRACKING_URI, else OUT/mlflow.db.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Param, RunStatus
+from mlflow.entities import Param, Run, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from ray.train import UserCallback
 
+from jointsampler import storage
 from jointsampler.config import Config
-from jointsampler.errors import UserError
+from jointsampler.errors import UserError, refuse_secrets
+from jointsampler.uris import shown, shown_all
 from workflows.outbox import REGISTERED_MODEL as REGISTERED_MODEL
 from workflows.outbox import Outbox, quiet_mlflow, reason, say, send_waiting
+from workflows.stage import digest
 
 NEWEST, BEST = "newest", "best"  # model aliases: registered last; registered last after a sweep
-_OUT_TAG = "jointsampler.out"
+RUN_FILE = "mlflow-run.json"  # in OUT: MLflow's URI -> the id of the run
+CONFIG_TAG = "jointsampler.config"  # a digest of all settings of the last start
 
 
 class TrainReporter(UserCallback):
@@ -66,6 +73,11 @@ class Tracker:
     def log_results(self, values: dict[str, float], step: int = 0) -> None:
         self.outbox.put("metrics", points_of(values, step))
 
+    def log_progress(self, stage: str, done: int, rate: float, seconds_left: float) -> None:
+        """Of a stage other than the training, whose workers report for themselves."""
+        values = {"per_second": rate, "seconds_left": seconds_left}
+        self.log_results({f"{stage}/{key}": value for key, value in values.items()}, done)
+
     def log_folder(self, folder: Path, artifact_path: str) -> None:
         self.outbox.put("folder", str(folder), artifact_path)
 
@@ -90,18 +102,20 @@ def points_of(values: dict[str, float], step: int) -> list[list[Any]]:
 
 
 def tracking_uri(config: Config, out: Path) -> str:
-    named = config.run.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    named = config.run.mlflow_uri  # checked where the configuration was loaded
+    if named is None and (named := os.environ.get("MLFLOW_TRACKING_URI")):
+        refuse_secrets({"MLFLOW_TRACKING_URI": named})
     return named or f"sqlite:///{out / 'mlflow.db'}"
 
 
 def ui_command(uri: str) -> str:
     """How to look at the runs: a server's address, or the command that shows a database."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return shown(uri) if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(uri)}"
 
 
 @contextmanager
 def open_run(config: Config, out: Path) -> Iterator[Tracker]:
-    """The MLflow run of ``out``: found by its tag, or created.
+    """The MLflow run of ``out``: found by the id kept there, or created.
 
     Ends FINISHED, or FAILED if the body raises. Raises UserError where the
     tracking server or database cannot be used; later it may come and go.
@@ -124,7 +138,7 @@ def open_run(config: Config, out: Path) -> Iterator[Tracker]:
     outbox.put("status", "FINISHED")
     if waiting := send_waiting(uri, out):
         say(
-            f"MLflow at {uri} has not got everything of this run: the rest waits in {waiting[0].parent}, "
+            f"MLflow at {shown(uri)} has not got everything of this run: the rest waits in {waiting[0].parent}, "
             "and the same command, started again once MLflow is back, sends it."
         )
 
@@ -146,7 +160,7 @@ def child_run(
 
 
 def find_run(client: MlflowClient, config: Config, out: Path) -> str:
-    """The id of the one run of ``out``, which is RUNNING from now on."""
+    """The id of the one run of ``out`` in this MLflow, which is RUNNING from now on."""
     name = config.run.experiment
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -156,15 +170,62 @@ def find_run(client: MlflowClient, config: Config, out: Path) -> str:
         experiment_id = client.create_experiment(name, artifact_location=where)
     else:
         experiment_id = experiment.experiment_id
-    found = client.search_runs([experiment_id], f"tags.`{_OUT_TAG}` = '{out}'", max_results=1)
-    if found:
-        client.update_run(found[0].info.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-        return found[0].info.run_id
-    tags = {_OUT_TAG: str(out)}
-    run_id = client.create_run(experiment_id, run_name=out.name, tags=tags).info.run_id
-    params = flat(config.model_dump())
-    client.log_batch(run_id, params=[Param(k, v[:6000]) for k, v in params.items()])
+    params = {k: v[:6000] for k, v in flat(shown_all(config.model_dump())).items()}
+    run = kept_run(client, out)
+    if run is None:
+        run_id = client.create_run(experiment_id, run_name=out.name).info.run_id
+        client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+        keep_run(client, out, run_id)
+    else:
+        run_id, first = run.info.run_id, run.data.params
+        client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        # MLflow keeps a parameter as it was first. What it is since then is a tag.
+        tags = {f"now.{key}": value for key, value in params.items() if first.get(key) != value}
+        tags |= {f"now.{key}": params[key] for key in params if f"now.{key}" in run.data.tags}
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    tags = {"jointsampler.out": str(out), CONFIG_TAG: digest(params), **source_tags()}
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
+
+
+def kept_run(client: MlflowClient, out: Path) -> Run | None:
+    """The run that OUT names for this MLflow; None if it names none, or the run was deleted."""
+    place = out / RUN_FILE
+    run_id = (
+        json.loads(place.read_text()).get(shown(client.tracking_uri)) if place.exists() else None
+    )
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def keep_run(client: MlflowClient, out: Path, run_id: str) -> None:
+    """Name the run in OUT: a path may be two teams' own, a folder is one."""
+    place = out / RUN_FILE
+    kept = json.loads(place.read_text()) if place.exists() else {}
+    storage.write_json(place, kept | {shown(client.tracking_uri): run_id})
+
+
+def source_tags() -> dict[str, str]:
+    """The commit of the code, where it runs from a checkout: Ray copies a job's code without one."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder)]
+    try:
+        commit, changes = (
+            subprocess.run(
+                [*git, *words], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "..", "."])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"mlflow.source.git.commit": commit + ("-changed" if changes else "")}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

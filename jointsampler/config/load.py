@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UserError, unknown_name
+from ..errors import UserError, refuse_secrets, unknown_name
 from .schema import Config
 
 S = TypeVar("S", bound=BaseModel)
@@ -69,10 +69,30 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type[BaseModel]
     key, separator, value = override.partition("=")
     if not separator:
         raise UserError(f"Override {override!r} has no '=': write it as section.field=value.")
+    key = key.strip()
     try:
-        _set(tree, key.strip(), yaml.safe_load(value), schema)
+        parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"Override {override!r}: the value is not valid YAML ({error}).") from None
+        if not _is_text(key, schema):
+            raise UserError(
+                f"Override {override!r}: the value is not valid YAML ({error})."
+            ) from None
+        parsed = value
+    # A revision such as 0123456 or a template such as {query} is text, whatever YAML makes of it.
+    if parsed is not None and not isinstance(parsed, str) and _is_text(key, schema):
+        parsed = value
+    _set(tree, key, parsed, schema)
+
+
+def _is_text(key: str, schema: type[BaseModel]) -> bool:
+    """Whether the schema has text at the key."""
+    kind: Any = schema
+    for part in key.split("."):
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if not is_section or part not in kind.model_fields:
+            return False
+        kind = kind.model_fields[part].annotation
+    return kind in (str, str | None)
 
 
 def _set(tree: dict[str, Any], key: str, value: Any, schema: type[BaseModel]) -> None:
@@ -86,6 +106,7 @@ def _set(tree: dict[str, Any], key: str, value: Any, schema: type[BaseModel]) ->
 
 
 def _validated(tree: dict[str, Any], where: str, schema: type[S]) -> S:
+    refuse_secrets(tree)
     try:
         return schema.model_validate(tree)
     except ValidationError as error:

@@ -79,9 +79,12 @@ class CorpusConfig(Section):
     held_out: PositiveInt = Field(128, description="further trajectories, never trained on")
     prompts: str | None = Field(
         None,
-        description=".jsonl, .parquet or .txt file, hub data set, or tasks; SOURCE:COLUMN names a "
-        "column other than prompt",
+        description=".jsonl, .parquet or .txt file, hub data set, or tasks",
     )
+    prompt_template: str = Field(
+        "{prompt}", description="the prompt of a row, with its columns in braces"
+    )
+    revision: str | None = Field(None, description="of the hub data set: a commit pins it")
     prompted: Share = Field(
         1.0, description="share of the rows with a prompt, if there are prompts"
     )
@@ -211,6 +214,7 @@ class EvaluateConfig(Section):
     kmeans_seeds: Annotated[int, Field(ge=2)] = 5
     samples_per_item: PositiveInt = 80
     judge: str = Field("smollm2", description="smollm2, none, or any causal LM by hub id or folder")
+    judge_revision: str | None = Field(None, description="of the judge's hub repository")
     shown: PositiveInt = Field(4, description="sample texts side by side in the report")
     actors: int = Field(0, ge=0, description="0 takes every GPU, or every CPU")
 
@@ -218,13 +222,19 @@ class EvaluateConfig(Section):
 class EstimateConfig(Section):
     """Stage estimate and --plan: the machine that a forecast is for."""
 
-    gpus: int = Field(0, ge=0, description="0: those of this machine")
+    gpus: int = Field(0, ge=0, description="0: those of the cluster, else of this machine")
     gpu_flops: float = Field(
         3e14,
         gt=0,
         description="sustained FLOP/s of one GPU in bfloat16; an assumption, measure yours",
     )
     core_flops: float = Field(5e10, gt=0, description="sustained FLOP/s of one CPU core")
+    response_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of corpus.max_new_tokens after which the last row of a batch has ended",
+    )
     storage_bytes_per_second: float = Field(
         2e9, gt=0, description="of the shared storage that all GPUs load the weights from"
     )

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .. import storage
 from ..errors import UserError
 from ..storage import Location
+from ..uris import shown
 from .parquet import decode, read_parquet
 from .trajectories import Trajectories
 
@@ -87,14 +88,14 @@ def read_manifest(folder: Location) -> CorpusManifest:
         return CorpusManifest.model_validate_json(storage.read(where))
     except FileNotFoundError:
         raise UserError(
-            f"{storage.shown(folder)} has no {NAME}: the corpus is not finished. Run the corpus stage "
+            f"{shown(folder)} has no {NAME}: the corpus is not finished. Run the corpus stage "
             "again; it goes on with the missing shards."
         ) from None
     except OSError as error:
-        raise UserError(f"Cannot read {storage.shown(where)}: {error}.") from None
+        raise UserError(f"Cannot read {shown(where)}: {error}.") from None
     except ValidationError as error:
         raise UserError(
-            f"{storage.shown(where)} is damaged ({error.errors()[0]['msg']}): delete it and run the "
+            f"{shown(where)} is damaged ({error.errors()[0]['msg']}): delete it and run the "
             "corpus stage again, which keeps the shards."
         ) from None
 
@@ -128,7 +129,7 @@ def verify_corpus(folder: Location) -> tuple[CorpusManifest, Trajectories]:
     ]
     if wrong:
         raise UserError(
-            f"Corpus {storage.shown(folder)}: {'; '.join(wrong)}. Run the corpus stage again: it makes "
+            f"Corpus {shown(folder)}: {'; '.join(wrong)}. Run the corpus stage again: it makes "
             "what is missing or damaged anew, with the same rows."
         )
     rows = decode(files)
@@ -181,7 +182,7 @@ def _check_rows(
     folder: Location, manifest: CorpusManifest, rows: Trajectories, expected: range
 ) -> None:
     """UserError unless ``rows`` are the ``expected`` ids of the manifest's seed and teacher."""
-    where = storage.shown(folder)
+    where = shown(folder)
     if rows.row_ids.tolist() != list(expected):
         raise UserError(
             f"Corpus {where} holds {len(rows)} rows where {len(expected)} are due (row ids "

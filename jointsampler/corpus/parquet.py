@@ -15,6 +15,7 @@ import torch
 from .. import storage
 from ..errors import UserError
 from ..storage import Location
+from ..uris import shown
 from .trajectories import Trajectories
 
 SCHEMA = pa.schema(
@@ -75,7 +76,7 @@ def decode(files: Sequence[tuple[Location, bytes]]) -> Trajectories:
     if not files:
         raise UserError("No corpus files to read: run the corpus stage first.")
     data = pa.concat_tables([_table(*file) for file in files]).sort_by("row_id").to_pydict()
-    where = f"{storage.shown(files[0][0]).rpartition('/')[0]} ({len(files)} files)"
+    where = f"{shown(files[0][0]).rpartition('/')[0]} ({len(files)} files)"
     length = len(data["tokens"][0])
     for row_id, tokens, order in zip(data["row_id"], data["tokens"], data["order"], strict=True):
         if len(tokens) != length or not _is_order(order, length):
@@ -120,7 +121,7 @@ def _table(location: Location, data: bytes) -> pa.Table:
         raise _unreadable(location, error) from None
     if table.schema.names != SCHEMA.names:
         raise UserError(
-            f"Corpus file {storage.shown(location)} has columns {table.schema.names}, not "
+            f"Corpus file {shown(location)} has columns {table.schema.names}, not "
             f"{SCHEMA.names}: it was not written by the corpus stage."
         )
     return table.cast(SCHEMA)
@@ -129,6 +130,6 @@ def _table(location: Location, data: bytes) -> pa.Table:
 def _unreadable(location: Location, error: Exception) -> UserError:
     reason = str(error).splitlines()[0]
     return UserError(
-        f"Corpus file {storage.shown(location)} is unreadable or truncated ({reason}): run the corpus "
+        f"Corpus file {shown(location)} is unreadable or truncated ({reason}): run the corpus "
         "stage again, which makes the file anew."
     )

@@ -1,38 +1,109 @@
-"""Prompts of corpus rows: read from a file, a hub data set or the built-in tasks, one per row.
+"""Prompts of corpus rows: from a file, a hub data set or the built-in tasks, one per row.
 
-Which rows keep their prompt is decided here too. Prompts become token ids in
-``decoding/prompts.py``.
+A template makes a prompt of the columns of a row (``sources.py`` reads the rows).
+Which corpus rows keep their prompt is decided here too. Prompts become token ids
+in ``decoding/prompts.py``.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 
 from .. import rng
 from ..decoding.generate import Prompt
-from ..errors import UserError
+from ..errors import UserError, unknown_name
 from ..tasks import TASKS, examples
+from . import sources
 
-KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
-COLUMN = "prompt"
+TASKS_SOURCE = "tasks"
+TEMPLATE = "{prompt}"
 
 
-def corpus_prompts(
-    source: str | None, count: int, seed: int, share: float = 1.0, chat: bool = False
-) -> tuple[Prompt, ...] | None:
-    """One prompt per row for ``count`` rows, or None where all rows are unconditional.
+@dataclass(frozen=True)
+class PromptSource:
+    """Where prompts come from, and how a row becomes a prompt."""
 
-    A ``share`` of the rows keeps its prompt. ``chat`` makes each prompt the user's
-    turn of a conversation. Raises UserError: unreadable source, chat without prompts.
-    """
-    if source is None:
+    name: str  # "tasks", a file, or a hub data set
+    template: str = TEMPLATE  # text with {column} in it
+    revision: str | None = None  # of the hub data set
+
+    def identity(self) -> tuple[str, ...]:
+        """What determines the prompts."""
+        if self.name == TASKS_SOURCE:
+            return (self.name,)
+        return (sources.identity(self.name, self.revision), self.template)
+
+
+def prompt_source(
+    name: str | None, template: str, revision: str | None, chat: bool
+) -> PromptSource | None:
+    """The source that a configuration names; UserError where a chat has no prompts."""
+    if name is None:
         if chat:
             raise UserError(
                 "corpus.chat=true needs prompts to put into the template: set corpus.prompts."
             )
+        return None
+    return PromptSource(name, template, revision)
+
+
+def template_columns(template: str) -> tuple[str, ...]:
+    """The columns that a template names; UserError where it names none or is malformed."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(
+            f"corpus.prompt_template={template!r} is malformed ({error}): name columns as {{query}}, and "
+            "double braces that are text."
+        ) from None
+    columns = tuple(dict.fromkeys(name for _, name, _, _ in parts if name))
+    plain = all(not spec and not conversion for _, _, spec, conversion in parts)
+    if not columns or not plain or any(name == "" for _, name, _, _ in parts):
+        raise UserError(
+            f"corpus.prompt_template={template!r} must name columns, each as {{query}} without a format."
+        )
+    return columns
+
+
+def render(template: str, row: Mapping[str, object]) -> str | None:
+    """The prompt of a row; None where a column of it is no text."""
+    text = ""
+    for literal, name, _, _ in string.Formatter().parse(template):
+        value = "" if name is None else row.get(name)
+        if not isinstance(value, str):
+            return None
+        text += literal + value
+    return text
+
+
+def first_prompts(source: PromptSource, seed: int) -> tuple[str, ...]:
+    """Some prompts of the source for a plan, read without the rest of it; () where that is impossible.
+
+    Raises UserError: unreadable source, a template with an unknown column, a column without text.
+    """
+    columns = template_columns(source.template)
+    if source.name == TASKS_SOURCE:
+        return read_prompts(source, 64, seed)
+    head = sources.first_rows(source.name, source.revision)
+    if head is None:
+        return ()
+    _check_columns(source, columns, head.columns)
+    return tuple(_rendered(source, columns, head.rows))
+
+
+def corpus_prompts(
+    source: PromptSource | None, count: int, seed: int, share: float = 1.0, chat: bool = False
+) -> tuple[Prompt, ...] | None:
+    """One prompt per row for ``count`` rows, or None where all rows are unconditional.
+
+    A ``share`` of the rows keeps its prompt. ``chat`` makes each prompt the user's
+    turn of a conversation. Raises UserError: unreadable source, unknown column.
+    """
+    if source is None:
         return None
     prompts: tuple[Prompt, ...] = read_prompts(source, count, seed)
     if chat:
@@ -40,51 +111,48 @@ def corpus_prompts(
     return thin_out(prompts, share, seed)
 
 
-def read_prompts(source: str, count: int, seed: int) -> tuple[str, ...]:
-    """``count`` prompts, repeated from the start where the source has fewer.
-
-    ``source`` is "tasks", a file, or a hub data set; ``:column`` behind either of
-    the latter names a column other than "prompt".
-    """
-    if source == "tasks":
+def read_prompts(source: PromptSource, count: int, seed: int) -> tuple[str, ...]:
+    """``count`` prompts, repeated from the start where the source has fewer."""
+    if source.name == TASKS_SOURCE:
         names = sorted(TASKS)
         made = {name: examples(TASKS[name], seed, -(-count // len(names))) for name in names}
         return tuple(made[names[i % len(names)]][i // len(names)].prompt for i in range(count))
-    prompts = _read(source)
-    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise UserError(
-            f"corpus.prompts={source!r} holds no prompts, or some that are not text: give one text per row."
-        )
+    columns = template_columns(source.template)
+    prompts: list[str] = []
+    for row in sources.all_rows(source.name, source.revision):
+        if not prompts:
+            _check_columns(source, columns, row)
+        prompts += _rendered(source, columns, [row])
+        if len(prompts) == count:
+            break
+    if not prompts:
+        raise UserError(f"corpus.prompts={source.name!r} holds no prompts: give one text per row.")
     return tuple(prompts[i % len(prompts)] for i in range(count))
 
 
-def _read(source: str) -> list[object]:
-    """The non-empty prompts of a file or a hub data set."""
-    import datasets  # takes seconds to import
+def _check_columns(source: PromptSource, named: tuple[str, ...], present) -> None:
+    for column in named:
+        if column not in present:
+            raise unknown_name(
+                f"column of corpus.prompts={source.name!r} in corpus.prompt_template",
+                column,
+                present,
+            )
 
-    name, column = source, COLUMN
-    before, colon, after = source.rpartition(":")
-    if colon and "/" not in after:
-        name, column = before, after
-    path = Path(name).expanduser()
-    kind = KINDS.get(path.suffix)
-    if kind and not path.is_file():
-        raise UserError(f"corpus.prompts={source!r}: there is no such file.")
-    if kind == "text":
-        column = "text"
-    try:
-        if kind:
-            data = datasets.load_dataset(kind, data_files=str(path), split="train")
-        else:
-            data = datasets.load_dataset(name, split="train")
-        return [prompt for prompt in data[column] if prompt != ""]
-    except Exception as error:  # the library raises dozens of types here
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"Cannot read prompts from corpus.prompts={source!r} ({reason}): give a .jsonl or .parquet "
-            f"file or a hub data set with a column {COLUMN!r} (SOURCE:COLUMN names another), a .txt file "
-            "with one prompt a line, or 'tasks'."
-        ) from None
+
+def _rendered(source: PromptSource, columns: tuple[str, ...], rows) -> list[str]:
+    """The prompts of the rows; a row whose columns are all empty gives none."""
+    made = []
+    for row in rows:
+        prompt = render(source.template, row)
+        if prompt is None:
+            raise UserError(
+                f"corpus.prompts={source.name!r} has a row without text in a column of "
+                f"corpus.prompt_template ({', '.join(columns)}): give one text per row."
+            )
+        if any(row[column] for column in columns):
+            made.append(prompt)
+    return made
 
 
 def as_chat(prompts: tuple[str, ...]) -> tuple[tuple[Mapping[str, str], ...], ...]:

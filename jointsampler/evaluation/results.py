@@ -143,6 +143,11 @@ class SweepTable(Part):
         return f"{-trial.objective:.2f} tokens per full-pass cost at {self.target:g} nats per token"
 
 
+class StageTime(Part):
+    seconds: float
+    forecast_seconds: float | None = None
+
+
 class Results(Part):
     schema_version: int = 2
     config: dict[str, Any]
@@ -162,6 +167,7 @@ class Results(Part):
     calibration: list[tuple[float, float, int]] = []  # estimated KL, true KL, states, by octile
     examples: Examples | None = None
     sweep: SweepTable | None = None
+    stages: dict[str, StageTime] = {}  # of the run; the report adds them
 
     def of(self, method: str, k: int) -> MethodResult:
         return next(r for r in self.methods if (r.method, r.k) == (method, k))

@@ -198,6 +198,9 @@ class JointSampler(PreTrainedModel):
             columns=columns,
             policy=policy,
         )
+        if teacher.device.type == "meta":  # a description: no memory, no draws
+            with teacher.device:
+                return cls(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(config).to(teacher.device)

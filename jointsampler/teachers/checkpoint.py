@@ -2,8 +2,8 @@
 
 A checkpoint is a folder with ``config.json``, safetensors and tokenizer files:
 an embedded one, a local one, or a hub repository in the local cache. A hub
-repository can be described without its weights. ``families/`` turns a
-checkpoint into a teacher.
+repository can be described without its weights and its vocabulary. ``families/``
+turns a checkpoint into a teacher.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ class Checkpoint:
     config: dict[str, Any]
     # A hub repository's weight files, which need not be in the folder. None: those in the folder.
     weights: tuple[hub.WeightFile, ...] | None = None
+    is_outline: bool = False  # of a hub repository: the vocabulary need not be in the folder
+
+    def fetch_vocabulary(self) -> None:
+        """Fetch the tokenizer's files, which an outline lacks; UserError where the hub is away."""
+        if self.is_outline:
+            hub.fetch("tokenizer", self.name, self.folder.name, hub.DESCRIPTION_FILES)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,7 +102,7 @@ def find_checkpoint(
 ) -> Checkpoint:
     """The checkpoint of an embedded name, a local folder or a hub id.
 
-    With ``weights=False`` the weights of a hub id are not fetched.
+    With ``weights=False`` neither weights nor vocabulary of a hub id are fetched.
     Raises UserError: none of the three, hub not reachable, unreadable config.
     """
     if name_or_path in EMBEDDED:
@@ -110,7 +116,7 @@ def find_checkpoint(
             f"No teacher {name_or_path!r}: it is neither an embedded one "
             f"({', '.join(EMBEDDED)}), nor a folder with a config.json, nor a hub id."
         )
-    files = [*hub.DESCRIPTION_FILES, *(hub.WEIGHT_FILES if weights else [])]
+    files = [*hub.DESCRIPTION_FILES, *hub.WEIGHT_FILES] if weights else hub.OUTLINE_FILES
     folder = hub.fetch("teacher", name_or_path, revision, files)
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -119,7 +125,8 @@ def find_checkpoint(
     config = _read_json(folder / "config.json")
     if weights:
         return Checkpoint(name_or_path, folder, config, hub.cached_weights(folder))
-    return Checkpoint(name_or_path, folder, config, hub.published_weights(name_or_path, folder))
+    published = hub.published_weights(name_or_path, folder)
+    return Checkpoint(name_or_path, folder, config, published, is_outline=True)
 
 
 def find_tokenizer(source: str) -> Checkpoint:

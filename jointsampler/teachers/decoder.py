@@ -7,8 +7,9 @@ between those families (tensor names, ids, a shift of the outputs) is in ``famil
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +27,13 @@ from .checkpoint import Checkpoint
 from .columns import KeyValues, rerunning, storing
 from .options import LoadOptions
 from .protocol import LayerShape, position_ids, scaled_layer
-from .tokenization import SpecialIds, load_tokenizer, special_ids, suppression
+from .tokenization import (
+    SpecialIds,
+    load_tokenizer,
+    special_ids,
+    stated_tokens,
+    suppression,
+)
 from .weights import load_stock
 
 
@@ -58,16 +65,17 @@ class DecoderTeacher:
         self,
         model: PreTrainedModel,
         checkpoint: Source,
-        tokenizer: PreTrainedTokenizerBase | None,
+        tokenizer: PreTrainedTokenizerBase | Callable[[], PreTrainedTokenizerBase] | None,
         ids: SpecialIds,
         family: DecoderFamily,
         defaults: Mapping[str, float | str],
     ):
+        """``tokenizer`` may be a function that loads it: it is called on first use."""
         config = model.config
         self.model = model.eval().requires_grad_(False)
         self.name, self.fingerprint = checkpoint.name, checkpoint.fingerprint
         self.family, self.shift = family.name, family.shift
-        self.tokenizer, self.generation_defaults = tokenizer, defaults
+        self._tokenizer, self.generation_defaults = tokenizer, defaults
         self.mask_id, self.bos_id, self.eos_id, self.pad_id = ids.mask, ids.bos, ids.eos, ids.pad
         self.end_ids = ids.ends
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
@@ -76,9 +84,16 @@ class DecoderTeacher:
         layer_outputs.watch(self.model.model.layers)
         self.max_length = config.max_position_embeddings
         self.device = model.device
-        known = self.vocab_size if tokenizer is None else len(tokenizer)
+        loaded = isinstance(tokenizer, PreTrainedTokenizerBase)
+        known = len(tokenizer) if loaded else self.vocab_size
         self.forbidden_ids = ids.forbidden(self.vocab_size, known)
         self._suppress = suppression(self.forbidden_ids, self.vocab_size, self.device)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        if not isinstance(self._tokenizer, PreTrainedTokenizerBase | None):
+            self._tokenizer = self._tokenizer()
+        return self._tokenizer
 
     def hidden(
         self, ids: Tensor, attention_mask: Tensor | None = None, stored: KeyValues | None = None
@@ -220,8 +235,13 @@ def load_decoder(
 
     ``defaults``: keywords of generate() that the checkpoint's authors use.
     """
-    tokenizer = load_tokenizer(checkpoint, options.tokenizer, family.tokenizer_class)
-    ids = special_ids(checkpoint, tokenizer, family.trust)
+    tokenizer: Any = partial(load_tokenizer, checkpoint, options.tokenizer, family.tokenizer_class)
+    # A description needs no vocabulary, which is megabytes, where the special ids are stated without it.
+    outlined = checkpoint.is_outline and options.tokenizer is None
+    stated = stated_tokens(checkpoint) if outlined else None
+    if stated is None:
+        tokenizer = tokenizer()
+    ids = special_ids(checkpoint, stated or tokenizer, family.trust)
     config.is_causal = False  # transformers' mask functions read it; load.py checks the effect
     model = load_stock(family.model_class, checkpoint, options, config, family.key_mapping)
     check_parts(model, checkpoint)

@@ -16,7 +16,12 @@ from pathlib import Path
 from ..errors import UserError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# Configuration, tokenizer, chat template, shard index: no code and no weights.
+# Configuration and shard index: a few kilobytes each.
+OUTLINE_FILES = [
+    *("config.json", "generation_config.json", "tokenizer_config.json", "added_tokens.json"),
+    *("*.safetensors.index.json", "*.jinja"),
+]
+# The same, and the tokenizer's vocabulary: no code and no weights.
 DESCRIPTION_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 WEIGHT_FILES = ["*.safetensors"]
 

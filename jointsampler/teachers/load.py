@@ -90,8 +90,9 @@ def load_teacher(
 ) -> Teacher:
     """The frozen teacher of that name, folder or hub id, ready on ``device``.
 
-    On the device ``meta`` no weights are fetched or read. The teacher then has
-    ids, tokenizer, shapes and fingerprint, which is all that a plan needs.
+    On the device ``meta`` no weights are fetched or read, and a hub id's vocabulary
+    on the first use of ``teacher.tokenizer``. The teacher then has ids, shapes and
+    fingerprint, which is all that a plan needs.
     ``dtype`` (or its name) defaults to float32 on a CPU and bfloat16 on a GPU;
     ``family`` overrides detection from config.json; ``revision`` is the hub's;
     ``tokenizer`` names a tokenizer where the checkpoint has none.

@@ -44,9 +44,42 @@ def suppression(forbidden_ids: Tensor, vocab_size: int, device: torch.device) ->
     return suppress.to(device)
 
 
+@dataclass(frozen=True)
+class StatedTokens:
+    """The special tokens that a tokenizer's configuration states, without its vocabulary."""
+
+    mask_token_id: int | None
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    added: Mapping[str, int]
+
+    def get_added_vocab(self) -> Mapping[str, int]:
+        return self.added
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return self.added[token]
+
+
+def stated_tokens(checkpoint: Checkpoint) -> StatedTokens | None:
+    """The special tokens by ``tokenizer_config.json``; None where it leaves an id to the vocabulary."""
+    config = checkpoint.read_json("tokenizer_config.json")
+    added = {
+        token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()
+    }
+    ids = {}
+    for kind in ("mask", "bos", "eos", "pad"):
+        token = config.get(f"{kind}_token")
+        name = token["content"] if isinstance(token, dict) else token
+        if name is not None and name not in added:
+            return None
+        ids[f"{kind}_token_id"] = added.get(name)
+    return StatedTokens(**ids, added=added) if added else None
+
+
 def special_ids(
     checkpoint: Checkpoint,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | StatedTokens,
     trust: Mapping[str, str] | None = None,
     **fixed: int | None,
 ) -> SpecialIds:
@@ -96,6 +129,7 @@ def load_tokenizer(
     the class ``stock`` builds the tokenizer from the vocabulary files.
     """
     where = checkpoint if source is None else find_tokenizer(source)
+    where.fetch_vocabulary()
     folder = where.folder
     files = {path.name for path in folder.iterdir()}
     if not files & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"}:

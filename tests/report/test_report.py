@@ -8,7 +8,14 @@ import re
 import pytest
 
 from jointsampler import UserError
-from jointsampler.evaluation.results import Results, frontier, points, read_results, write_results
+from jointsampler.evaluation.results import (
+    Results,
+    StageTime,
+    frontier,
+    points,
+    read_results,
+    write_results,
+)
 from jointsampler.report.page import write_report
 from jointsampler.report.plots import frontier_svg
 
@@ -158,3 +165,13 @@ def test_a_tracker_gets_the_headline_numbers_under_short_names():
     assert flat["joint_k4/captured"] == 0.77 and flat["joint_k4/captured_own"] == 0.75
     assert flat["refresh_k4/tokens_per_cost"] == 2.5 and flat["refresh/cost_ratio"] == 0.31
     assert "sequential/nll" in flat
+
+
+def test_the_page_puts_the_time_of_a_stage_beside_its_forecast(tmp_path):
+    results = made(judge=False)
+    assert "forecast" not in write_report(results, tmp_path).read_text()
+    results.stages = {"train": StageTime(seconds=210.2, forecast_seconds=190.0)}
+    results.stages["report"] = StageTime(seconds=2.0)
+    page = write_report(results, tmp_path).read_text()
+    assert "<td>train</td><td>210</td><td>190</td>" in page
+    assert "<td>report</td><td>2</td><td>–</td>" in page

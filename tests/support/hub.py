@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,11 +15,23 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Repositories are folders; every file is large ("lfs") that is safetensors, as on the hub."""
+    """Repositories are folders; every file is large ("lfs") that is safetensors, as on the hub.
 
-    def __init__(self, repositories: dict[str, Path], refuse_weights: bool = False):
+    ``data_sets`` are folders too. ``listed`` names weight files, with their sizes,
+    that a repository has on the hub but that this stub cannot give.
+    """
+
+    def __init__(
+        self,
+        repositories: dict[str, Path],
+        refuse_weights: bool = False,
+        data_sets: dict[str, Path] | None = None,
+        listed: dict[str, dict[str, int]] | None = None,
+    ):
         self.repositories, self.refuse_weights = repositories, refuse_weights
+        self.data_sets, self.listed = data_sets or {}, listed or {}
         self.fetched: list[str] = []  # names of the files whose content was asked for
+        self.sent: Counter[str] = Counter()  # bytes of content by path
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +70,16 @@ class Hub:
             found = re.fullmatch(rf"/{name}/resolve/[^/]+/(.+)", path)
             if found and (folder / found[1]).is_file():
                 return self.send_file(request, folder / found[1], with_body)
-        self.send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
+        for name, folder in self.data_sets.items():
+            if re.fullmatch(rf"/api/datasets/{name}(/revision/[^/]+)?", path):
+                return self.send_json(request, self.info(name, folder, blobs=False))
+            found = re.fullmatch(rf"/datasets/{name}/resolve/[^/]+/(.+)", path)
+            if found and (folder / found[1]).is_file():
+                return self.send_file(request, folder / found[1], with_body)
+        if with_body and path.endswith(".safetensors"):
+            self.fetched.append(path)
+        missing = "RepoNotFound" if path.startswith("/api/") else "EntryNotFound"
+        self.send(request, 404, b"", {"X-Error-Code": missing})
 
     def info(self, name: str, folder: Path, blobs: bool) -> dict:
         siblings = []
@@ -72,6 +94,11 @@ class Hub:
                         "pointerSize": 130,
                     }
             siblings.append(entry)
+        for file, size in self.listed.get(name, {}).items():
+            digest = hashlib.sha256(file.encode()).hexdigest()
+            lfs = {"sha256": digest, "size": size, "pointerSize": 130}
+            more = {"size": size, "blobId": digest[:40], "lfs": lfs} if blobs else {}
+            siblings.append({"rfilename": file, **more})
         return {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
 
     def tree(self, folder: Path) -> list[dict]:
@@ -94,7 +121,14 @@ class Hub:
         if large:
             headers["X-Linked-Etag"] = f'"{sha256(path)}"'
             headers["X-Linked-Size"] = str(path.stat().st_size)
-        self.send(request, 200, path.read_bytes(), headers, with_body)
+        body, status = path.read_bytes(), 200
+        if asked := re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("Range", "")):
+            first, last = asked.groups()
+            body = body[int(first) : int(last) + 1] if first else body[-int(last) :]
+            status = 206
+        if with_body:
+            self.sent[str(path)] += len(body)
+        self.send(request, status, body, headers, with_body)
 
     def send_json(self, request: BaseHTTPRequestHandler, content: object) -> None:
         body = json.dumps(content).encode()

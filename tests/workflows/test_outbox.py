@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -11,7 +12,16 @@ from mlflow.tracking import MlflowClient
 from jointsampler import UserError
 from jointsampler.config import load_config
 from workflows.outbox import UNSENT, Outbox, send_waiting
-from workflows.tracking import TrainReporter, child_run, find_run, open_run, points_of, ui_command
+from workflows.stage import Progress
+from workflows.tracking import (
+    CONFIG_TAG,
+    TrainReporter,
+    child_run,
+    find_run,
+    open_run,
+    points_of,
+    ui_command,
+)
 
 AWAY = "http://127.0.0.1:9"  # a port that no server listens on
 
@@ -138,3 +148,47 @@ def test_a_run_is_found_again_and_ends_as_its_body_does(tmp_path):
 def test_a_server_is_looked_at_by_its_address_and_a_database_by_a_command():
     assert ui_command("http://host:5000") == "http://host:5000"
     assert ui_command("sqlite:////x/mlflow.db").startswith("mlflow ui --backend-store-uri sqlite")
+
+
+def test_two_teams_with_one_path_have_two_runs_and_a_moved_folder_keeps_its_own(tmp_path):
+    client = MlflowClient(f"sqlite:///{tmp_path / 'shared.db'}")
+    ids = []
+    for team in ("one", "two"):
+        out = tmp_path / "runs"  # each sees its own folder under the same path
+        out.mkdir()
+        ids.append(find_run(client, load_config(), out))
+        assert find_run(client, load_config(), out) == ids[-1]
+        out.rename(tmp_path / team)
+    assert ids[0] != ids[1]
+    assert [find_run(client, load_config(), tmp_path / team) for team in ("one", "two")] == ids
+    client.delete_run(ids[0])
+    assert find_run(client, load_config(), tmp_path / "one") not in ids
+
+
+def test_a_run_names_its_commit_and_the_settings_that_changed_since_its_start(database, tmp_path):
+    uri, run = database
+    client = MlflowClient(uri)
+    first = client.get_run(run).data.tags
+    assert find_run(client, load_config(None, ["train.steps=7"]), tmp_path) == run
+    changed = client.get_run(run).data
+    assert changed.params["train.steps"] == "400" and changed.tags["now.train.steps"] == "7"
+    assert [tag for tag in changed.tags if tag.startswith("now.")] == ["now.train.steps"]
+    assert changed.tags[CONFIG_TAG] != first[CONFIG_TAG]
+    find_run(client, load_config(), tmp_path)  # and back
+    again = client.get_run(run).data.tags
+    assert again["now.train.steps"] == "400" and again[CONFIG_TAG] == first[CONFIG_TAG]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode == 0:
+        assert first["mlflow.source.git.commit"].startswith(head.stdout.strip())
+
+
+def test_the_rate_and_the_time_left_of_a_stage_are_metrics(tmp_path, capsys):
+    with open_run(load_config(), tmp_path) as tracker:
+        progress = Progress("corpus", 30, "rows", tracker.log_progress, every_s=0)
+        progress.skip(10)
+        for _ in range(2):
+            progress.advance(10)
+    assert "corpus: 30/30 rows" in capsys.readouterr().out
+    assert steps(tracker.uri, tracker.outbox.run_id, "corpus/per_second") == [20, 30]
+    values = MlflowClient(tracker.uri).get_run(tracker.outbox.run_id).data.metrics
+    assert values["corpus/per_second"] > 0 and values["corpus/seconds_left"] == 0

@@ -9,6 +9,7 @@ from jointsampler.config import load_config
 from jointsampler.evaluation.results import SweepTable, Trial
 from jointsampler.report.plots import sweep_figures
 from workflows import corpus, estimate, report
+from workflows.forecast import Devices
 from workflows.sweep import launch
 from workflows.sweep import plan as sweep
 
@@ -130,7 +131,8 @@ def test_the_heat_map_has_a_cell_per_trial_and_survives_an_unreachable_one():
 
 def test_the_forecast_of_a_pipeline_with_a_sweep_counts_its_trials(tmp_path):
     config = load_config(None, [SPACE, "evaluate.judge=none", "sweep.steps=7"])
-    lines = estimate.table(report.plan(config, tmp_path), sweep.plan(config, tmp_path)).splitlines()
+    plans = report.plan(config, tmp_path), sweep.plan(config, tmp_path)
+    lines = estimate.table(*plans, Devices.of(config)).splitlines()
     assert [line.split()[0] for line in lines[2:]] == [
         "corpus",
         "sweep",
@@ -139,35 +141,6 @@ def test_the_forecast_of_a_pipeline_with_a_sweep_counts_its_trials(tmp_path):
         "all",
     ]
     assert "4 x 7 steps" in lines[3]
-
-
-def test_a_forecast_halves_with_twice_the_devices_and_grows_with_the_rows(tmp_path):
-    def corpus_seconds(*overrides):
-        config = load_config(None, ["evaluate.judge=none", "corpus.rows_per_file=1", *overrides])
-        made = report.plan(config, tmp_path)
-        (first, *_) = estimate.forecasts(made, None, config)
-        return first.seconds(estimate.Devices.of(config.estimate)) - first.overhead_s
-
-    one = corpus_seconds("estimate.gpus=1")
-    assert corpus_seconds("estimate.gpus=2") == pytest.approx(one / 2)
-    assert corpus_seconds("estimate.gpus=1", "corpus.rows=2176") == pytest.approx(2 * one)
-    assert corpus_seconds("estimate.gpus=1", "estimate.gpu_flops=6.0e+14") == pytest.approx(one / 2)
-
-
-def test_a_forecast_counts_the_teacher_passes_that_training_will_make(tmp_path):
-    def flops(*overrides):
-        some = ["evaluate.judge=none", "train.steps=4000", "train.workers=1"]
-        config = load_config(None, [*some, *overrides])
-        return estimate.forecasts(report.plan(config, tmp_path), None, config)[1].flops
-
-    online, kept = flops(), flops("train.cache_gib=8")
-    assert kept < flops("train.cache_gib=0.2") < online  # where a part of the rows is kept
-    # A hybrid needs the teacher at one later state, the paper's form at each depth.
-    assert flops("sampler.depth=3") < online
-    # And it keeps two layers, so the same memory holds half as many rows.
-    assert flops("sampler.depth=3", "train.cache_gib=8") < flops(
-        "sampler.depth=3", "train.cache_gib=0.4"
-    )
 
 
 def test_a_projection_shows_that_loading_the_weights_saturates_first(tmp_path):

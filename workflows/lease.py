@@ -1,0 +1,164 @@
+"""A lease on the folders of a run, so that no two submissions work in one at the same time.
+
+``lease.json`` names its holder and counts its beats. The holder writes a new count
+every few seconds. Another process that finds the file watches it: a count that goes
+on is a run at work, and the second is refused. A count that stands still for
+``STALE_S`` is left over from a run that was killed, and is taken over; at once if its
+process was on this machine and is gone. No clocks of two machines are compared.
+
+The file is written through ``jointsampler/storage.py``, in a folder or a bucket.
+Neither can be asked to write only where nothing is, so a holder reads its own file
+back, and before every beat again: of two that wrote at the same moment the one
+whose file was replaced gives up.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jointsampler import storage
+from jointsampler.errors import UserError
+from jointsampler.storage import Location
+from jointsampler.uris import shown
+
+LEASE = "lease.json"
+BEAT_S = 5.0
+STALE_S = 30.0
+SETTLE_S = 0.5  # between writing a lease and believing in it
+
+Entry = dict[str, Any]
+
+
+@contextmanager
+def held(*places: Location) -> Iterator[None]:
+    """Hold the lease of every place while the body runs.
+
+    Raises UserError where another run holds one. The body gets a KeyboardInterrupt
+    where a lease is lost, which takes a process that stood still for ``STALE_S``.
+    """
+    with ExitStack() as stack:
+        for place in dict.fromkeys(map(str, places)):
+            stack.enter_context(_held(place))
+        yield
+
+
+@contextmanager
+def _held(place: Location) -> Iterator[None]:
+    own = _identity()
+    file = storage.join(place, LEASE)
+    storage.make_folder(place)
+    _wait_for(file)
+    storage.write_json(file, own)
+    time.sleep(SETTLE_S)
+    if not _is_own(_read(file), own):
+        raise _refusal(file, _read(file))
+    done = threading.Event()
+    thread = threading.Thread(target=_beat, args=(file, own, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with suppress(OSError, UserError):
+            if _is_own(_read(file), own):
+                storage.delete(file)
+
+
+def _identity() -> Entry:
+    """Who this process is, also to a process that runs after it."""
+    return {
+        "id": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "process": os.getpid(),
+        "began": psutil.Process().create_time(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "beat": 0,
+    }
+
+
+def _machine() -> str:
+    """This boot of this machine, and the space that its process ids are in: a container has its own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux: then nothing is said about other processes
+        return uuid.uuid4().hex
+
+
+def _wait_for(file: Location) -> None:
+    """Return when nobody holds the lease; UserError where somebody is at work."""
+    first = _read(file)
+    if first is None or _is_gone(first):
+        return
+    limit = time.monotonic() + STALE_S
+    while time.monotonic() < limit:
+        time.sleep(BEAT_S / 4)
+        now = _read(file)
+        if now is None:
+            return
+        if now != first:
+            raise _refusal(file, now)
+
+
+def _is_gone(entry: Entry) -> bool:
+    """Whether the holder was a process of this machine that has ended."""
+    if entry.get("machine") != _machine():
+        return False
+    try:
+        return psutil.Process(entry["process"]).create_time() != entry["began"]
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _beat(file: Location, own: Entry, done: threading.Event) -> None:
+    while not done.wait(BEAT_S):
+        try:
+            if not _is_own(_read(file), own):
+                print(
+                    f"jointsampler: another run has taken {shown(file)} over, because this one stood "
+                    "still: this one ends, and what is complete stays.",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+                _thread.interrupt_main()
+                return
+            own["beat"] += 1
+            storage.write_json(file, own)
+        except (OSError, UserError):  # the storage is away: its stages will say so
+            continue
+
+
+def _read(file: Location) -> Entry | None:
+    """The lease; None where there is none, or none that can be read."""
+    try:
+        entry = json.loads(storage.read(file))
+    except (FileNotFoundError, ValueError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _is_own(entry: Entry | None, own: Entry) -> bool:
+    return entry is not None and entry.get("id") == own["id"]
+
+
+def _refusal(file: Location, entry: Entry | None) -> UserError:
+    entry = entry or {}
+    place = shown(file).removesuffix(f"/{LEASE}")
+    return UserError(
+        f"Another run works in {place} (process {entry.get('process')} on {entry.get('host')}, since "
+        f"{entry.get('since')}): wait for its end, stop it, or give another --out and run.storage."
+    )
