@@ -79,8 +79,11 @@ def _digest(path: Path) -> str:
     # The cache keeps files under their digest and links to them, except where links do not exist.
     if path.is_symlink():
         return path.resolve().name
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _complete(hub_id: str, snapshot: Path, reason: str) -> tuple[WeightFile, ...]:
