@@ -154,3 +154,22 @@ def test_the_rollout_is_that_of_the_maps_and_skips_padding(tmp_path, padded):
     assert torch.allclose(found, expected, atol=1e-4)
     assert torch.allclose(found.sum(1), real.sum(1).float(), atol=1e-3)
     assert found[~real].abs().sum() < 1e-4
+
+
+def test_without_attention_the_near_columns_come_first_and_every_third_place_is_the_next_by_score():
+    """Queries of zeros attend to all columns alike, so the bonus for nearness decides."""
+    stored = planted(30, 10, 25)
+    stored.queries[0].zero_()
+    masked = torch.arange(30)[None] != 10
+    scores = torch.arange(30, 0, -1, dtype=torch.float32)[None]  # the last is revealed next
+    seen = Seen.of(torch.tensor([10]), masked, scores, 0, None, stored)
+    columns = Attention().choose(7, seen)[0].tolist()
+    assert columns == [10, 9, 11, 29, 8, 12, 28]
+
+
+def test_a_far_column_that_attends_strongly_precedes_the_neighbours():
+    seen = Seen.of(
+        torch.tensor([10]), torch.arange(30)[None] != 10, torch.zeros(1, 30), 0, None,
+        planted(30, 10, 25),
+    )  # fmt: skip
+    assert Attention().choose(3, seen)[0].tolist() == [10, 25, 9]
