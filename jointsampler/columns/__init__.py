@@ -5,12 +5,24 @@ One file each, one signature. More columns cost more and leave fewer states stal
 
 from ..errors import unknown_name
 from .attention import Attention
+from .block import Block
 from .certainty_density import CertaintyDensity
+from .delayed import Delayed
 from .near_then_scores import NearThenScores
 from .protocol import ColumnPolicy, Seen
+from .rollout import DensityAndRollout
 
 POLICIES: dict[str, ColumnPolicy] = {
-    policy.name: policy for policy in (Attention(), NearThenScores(), CertaintyDensity())
+    policy.name: policy
+    for policy in (
+        Attention(),
+        NearThenScores(),
+        # Of the literature, for comparison.
+        Block(),
+        Delayed(),
+        CertaintyDensity(),
+        DensityAndRollout(),
+    )
 }
 
 
@@ -26,8 +38,11 @@ def get_policy(policy: str | ColumnPolicy) -> ColumnPolicy:
 __all__ = [
     "POLICIES",
     "Attention",
+    "Block",
     "CertaintyDensity",
     "ColumnPolicy",
+    "Delayed",
+    "DensityAndRollout",
     "NearThenScores",
     "Seen",
     "get_policy",

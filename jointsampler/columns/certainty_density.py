@@ -3,8 +3,8 @@
 The certainty density of d2Cache (arXiv 2509.23094): the certainty of a masked
 position times the share of known tokens around it, weighed by a Gaussian of its
 distance. Here the certainty is a falling function of the order's score, in the
-paper the likeliest token's probability; the paper's second part, columns of known
-tokens by attention rollout, is left out. Reads no attention.
+paper the likeliest token's probability. The paper's second part, columns of known
+tokens by attention rollout, is in ``rollout.py``. Reads no attention.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ class CertaintyDensity:
     keeps = "keys"
 
     def choose(self, count: int, seen: Seen) -> Tensor:
+        return seen.first(self.key(seen), count)
+
+    def key(self, seen: Seen) -> Tensor:
+        """[B, S] float64, the lowest is recomputed first: masked positions in [-1, 1], others above 2."""
         column = torch.arange(seen.masked.shape[1], device=seen.masked.device)
         kernel = torch.exp(-((column[:, None] - column) ** 2) / (2 * self.sigma**2)).double()
         # Outside of the canvas all is known, as the paper has it to the left.
         density = 1 - seen.masked.double() @ kernel / (self.sigma * math.sqrt(2 * math.pi))
         certainty = 2 * (1 - seen.ranked_scores)
-        return seen.first(torch.where(seen.masked, 1 - certainty * density, 3 - density), count)
+        return torch.where(seen.masked, 1 - certainty * density, 3 - density)

@@ -25,6 +25,8 @@ class Seen:
     shift: int
     attention_mask: Tensor | None  # [B, S] bool, False on padding
     stored: KeyValues  # of the round's full pass, with the columns recomputed since
+    start: int = 0  # positions of the canvas before the responses
+    previous: Tensor | None = None  # [B] int64, the round's reveal before; None at its first
 
     @classmethod
     def of(
@@ -35,13 +37,15 @@ class Seen:
         shift: int,
         attention_mask: Tensor | None,
         stored: KeyValues,
+        start: int = 0,
+        previous: Tensor | None = None,
     ) -> Seen:
         """From ``masked`` and ``scores`` [B, S] in positions of the canvas."""
         if shift:  # the last column predicts no position of the canvas
             edge = masked.shape[0], shift
             masked = torch.cat([masked[:, shift:], masked.new_zeros(edge)], dim=1)
             scores = torch.cat([scores[:, shift:], scores.new_zeros(edge)], dim=1)
-        return cls(position, masked, scores, shift, attention_mask, stored)
+        return cls(position, masked, scores, shift, attention_mask, stored, start, previous)
 
     @property
     def distance(self) -> Tensor:

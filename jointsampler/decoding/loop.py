@@ -215,7 +215,7 @@ class Decoder:
         masked = scores = None
         if update.ranks:
             masked, scores = canvas.candidates_on_canvas(), board.on_canvas()
-        moved = state.advance(Reveal(canvas.ids, canvas.start + last, masked, scores))
+        moved = state.advance(Reveal(canvas.ids, canvas.start + last, masked, scores, canvas.start))
         if update.passes:
             canvas.update_passes += in_round
         if board is not None:

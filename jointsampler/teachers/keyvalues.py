@@ -6,6 +6,7 @@ which columns a later pass recomputes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +18,25 @@ from torch import Tensor
 Keep = Literal["nothing", "keys", "queries"]
 
 _MAP_FLOATS = 1 << 22  # of attention maps held at a time: 16 MiB in float32
+
+
+def _maps(query: Tensor, key: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
+    """Attention logits [B, some heads, S, S] float32 of one call, as many heads at a time as fit.
+
+    query: [B, heads, S, D], scaled; key: [B, kv_heads, S, D]; mask: as in ``KeyValues.masks``.
+    """
+    batch, heads, size, _ = query.shape
+    key = key.repeat_interleave(heads // key.shape[1], dim=1)
+    step = max(1, _MAP_FLOATS // (batch * size * size))
+    for part in torch.arange(heads).split(step):
+        begin, end = int(part[0]), int(part[-1]) + 1
+        logits = query[:, begin:end] @ key[:, begin:end].transpose(2, 3)
+        if mask is not None:
+            rows = mask if mask.shape[1] == 1 else mask[:, begin:end]
+            boolean = rows.dtype == torch.bool
+            lowest = torch.finfo(logits.dtype).min
+            logits = logits.masked_fill(~rows, lowest) if boolean else logits + rows
+        yield logits.float()
 
 
 @dataclass(eq=False)
@@ -52,32 +72,40 @@ class KeyValues:
     def keep_query(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
         """Store the scaled queries [B, heads, S, D] of a call with their norms.
 
-        key: [B, kv_heads, S, D]; mask: as in ``masks``. Some heads at a time, so that the
-        map of all heads is held only where it is small.
+        key: [B, kv_heads, S, D]; mask: as in ``masks``.
         """
         query = (query * scale).contiguous()
-        batch, heads, size, _ = query.shape
-        key = key.repeat_interleave(heads // key.shape[1], dim=1)
-        step = max(1, _MAP_FLOATS // (batch * size * size))
-        norms = []
-        for part in torch.arange(heads).split(step):
-            begin, end = int(part[0]), int(part[-1]) + 1
-            logits = query[:, begin:end] @ key[:, begin:end].transpose(2, 3)
-            if mask is not None:
-                rows = mask if mask.shape[1] == 1 else mask[:, begin:end]
-                boolean = rows.dtype == torch.bool
-                lowest = torch.finfo(logits.dtype).min
-                logits = logits.masked_fill(~rows, lowest) if boolean else logits + rows
-            norms.append(logits.float().logsumexp(-1))
+        norms = [logits.logsumexp(-1) for logits in _maps(query, key, mask)]
         self.queries.append(query)
         self.norms.append(torch.cat(norms, dim=1))
 
-    def attention_to(self, columns: Tensor) -> Tensor:
-        """[B, S] float32: the attention that each query of the full pass pays to column [B].
+    def rollout(self, attention_mask: Tensor | None) -> Tensor:
+        """[B, S] float32: how much of each column reaches the states after the ``queried`` calls.
 
-        The mean over heads and the ``queried`` calls. The keys are those stored now,
-        which may be newer than the full pass; the queries and their norms are those of
-        the full pass. Queries of padding have a value too.
+        Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928) summed over the
+        columns that it reaches; a row's values sum to its number of columns. Queries are
+        those of the full pass, keys those stored now; attention_mask: [B, S] bool, False
+        on padding, which has 0. Some heads at a time: no map of a whole layer is held.
+        """
+        batch, _, size, _ = self.queries[0].shape
+        reached = self.norms[0].new_ones(batch, size)
+        if attention_mask is not None:
+            reached = reached * attention_mask
+        calls = list(zip(self.queries, self.keys, self.masks, strict=False))
+        for query, key, mask in reversed(calls):
+            received = torch.zeros_like(reached)
+            for logits in _maps(query, key, mask):
+                received += (reached[:, None, None] @ logits.softmax(-1)).sum((1, 2))
+            reached = (reached + received / query.shape[1]) / 2
+        return reached
+
+    def attention_to(self, columns: Tensor) -> Tensor:
+        """[B, S] float32 in [0, 1]: the attention that each query pays to column [B], whose key is new.
+
+        The mean over heads and the ``queried`` calls. Queries are those of the full
+        pass; the softmax is over the keys of the full pass and this new one. Without
+        the new key in the denominator, a token that stands out where a mask was would
+        receive more than 1, in some heads 20. Queries of padding have a value too.
         """
         each = torch.arange(len(columns), device=columns.device)
         total = torch.zeros_like(self.norms[0][:, 0])
@@ -91,7 +119,7 @@ class KeyValues:
                 seen = mask.expand(len(columns), -1, -1, -1)[each, :, :, columns]
                 boolean = seen.dtype == torch.bool
                 logits = logits.masked_fill(~seen, -torch.inf) if boolean else logits + seen
-            total += (logits - norm).exp().mean(1)
+            total += (logits - norm).sigmoid().mean(1)
         return total / len(self.queries)
 
     def select(self, rows: Tensor) -> KeyValues:

@@ -40,13 +40,21 @@ def chosen(
     reveal: Reveal,
     attention_mask: Tensor | None,
     stored: KeyValues,
+    previous: Tensor | None,
 ) -> Tensor:
-    """Columns [B, C] int64 that ``update`` recomputes after ``reveal``."""
+    """Columns [B, C] int64 that ``update`` recomputes after ``reveal``; ``previous`` as in ``Seen``."""
     if update.policy.keeps == "queries":
         column, depth = reveal.position[:, None], lower_layers(teacher)
         teacher.rerun(reveal.ids, column, attention_mask, stored, depth)
     seen = Seen.of(
-        reveal.position, reveal.masked, reveal.scores, teacher.shift, attention_mask, stored
+        reveal.position,
+        reveal.masked,
+        reveal.scores,
+        teacher.shift,
+        attention_mask,
+        stored,
+        reveal.start,
+        previous,
     )
     return update.policy.choose(update.columns, seen)
 

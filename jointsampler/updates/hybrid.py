@@ -73,6 +73,7 @@ class HybridRound:
         self._teacher, self._mask, self._stored = teacher, attention_mask, opening.stored
         final, self._low, self._top = with_slot(opening.states).split(teacher.hidden_size, dim=-1)
         self._buffer = final.clone()
+        self._previous: Tensor | None = None  # [B] int64, the last reveal
         self._keys: Tensor | None = None  # [B, heads, S + 1, head_dim], of the trained layer
         self._values: Tensor | None = None
         self._places, self._key_mask = self._all_places(), self._visible()
@@ -103,7 +104,8 @@ class HybridRound:
         if self._keys is None:
             x = sampler.fused(self._low, self._buffer, self._low)
             _, self._keys, self._values = sampler.layer.read(x, *sampler.angles(self._places))
-        columns = chosen(self._update, teacher, reveal, self._mask, self._stored)
+        columns = chosen(self._update, teacher, reveal, self._mask, self._stored, self._previous)
+        self._previous = reveal.position
         depth = sampler.config.depth
         outputs = teacher.rerun(reveal.ids, columns, self._mask, self._stored, depth)
         positions, low = served(teacher, columns, outputs, self._mask, size)

@@ -50,6 +50,7 @@ class Reveal:
     position: Tensor  # [B] int64 in 0 .. S - 1, where it is
     masked: Tensor | None = None  # [B, S] bool, positions that may be revealed next
     scores: Tensor | None = None  # [B, S] order scores where masked, the lowest is revealed first
+    start: int = 0  # positions of the canvas before the responses
 
 
 class Round(Protocol):

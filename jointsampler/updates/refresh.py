@@ -69,6 +69,7 @@ class RefreshRound:
         self._teacher, self._mask = teacher, attention_mask
         self._stored = opening.stored
         self._buffer = with_slot(opening.states)
+        self._previous: Tensor | None = None  # [B] int64, the last reveal
 
     @property
     def states(self) -> Tensor:
@@ -76,7 +77,8 @@ class RefreshRound:
 
     def advance(self, reveal: Reveal) -> Tensor:
         teacher, size = self._teacher, reveal.ids.shape[1]
-        columns = chosen(self._update, teacher, reveal, self._mask, self._stored)
+        columns = chosen(self._update, teacher, reveal, self._mask, self._stored, self._previous)
+        self._previous = reveal.position
         outputs = teacher.rerun(reveal.ids, columns, self._mask, self._stored)  # [B, C, H]
         positions, states = served(teacher, columns, outputs, self._mask, size)
         write(self._buffer, positions, states)

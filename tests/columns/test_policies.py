@@ -12,6 +12,9 @@ from jointsampler.columns import POLICIES, Attention, ColumnPolicy, NearThenScor
 from jointsampler.teachers.keyvalues import KeyValues
 from tests.columns.cases import CASES, B, S, case
 
+MASKED_FIRST = pytest.mark.parametrize(
+    "policy", [get_policy(name) for name in ("attention", "near", "density")], ids=repr
+)
 EACH = pytest.mark.parametrize("policy", [*POLICIES.values(), NearThenScores(0)], ids=repr)
 LAYERS, HEADS, KV, D = 2, 4, 2, 8
 
@@ -31,7 +34,9 @@ def stored_pass(rows: int, size: int, real: torch.Tensor | None, seed: int = 0) 
 
 def seen_of(shift: int, padded: bool) -> Seen:
     position, masked, scores, real = case(shift, padded)
-    return Seen.of(position, masked, scores, shift, real, stored_pass(B, S, real))
+    previous = (position - 7).clamp_min(5)  # real also in the rows with the most padding
+    stored = stored_pass(B, S, real)
+    return Seen.of(position, masked, scores, shift, real, stored, 6, previous)
 
 
 @EACH
@@ -51,7 +56,7 @@ def test_columns_are_distinct_real_and_hold_the_revealed_one(policy, shift, padd
             assert int(real.sum()) == min(count, int(seen.attention_mask[row].sum()))
 
 
-@EACH
+@MASKED_FIRST
 @CASES
 def test_columns_that_predict_a_masked_position_come_before_all_others(policy, shift, padded):
     seen = seen_of(shift, padded)
@@ -69,7 +74,7 @@ def test_a_row_chooses_alike_alone_and_among_others(policy, shift, padded):
         some = torch.tensor([row])
         tensors = {
             name: getattr(seen, name)[some]
-            for name in ("position", "masked", "scores", "attention_mask")
+            for name in ("position", "masked", "scores", "attention_mask", "previous")
             if getattr(seen, name) is not None
         }
         alone = dataclasses.replace(seen, **tensors, stored=seen.stored.select(some))
@@ -88,22 +93,24 @@ def test_a_row_chooses_alike_behind_padding(policy, shift):
         return torch.cat([torch.full(shape, fill, dtype=x.dtype), x], dim=dim)
 
     plain = stored_pass(B, S, None)
+    real = torch.arange(S + pads).expand(B, -1) >= pads
     padded = KeyValues(
         keys=[behind(key, 7.0, 2) for key in plain.keys],
-        masks=plain.masks,
+        masks=[real[:, None, None].expand(-1, 1, S + pads, -1)] * LAYERS,
         queried=99,
         queries=[behind(query, 7.0, 2) for query in plain.queries],
         norms=[behind(norm, -7.0, 2) for norm in plain.norms],
     )
-    real = torch.arange(S + pads).expand(B, -1) >= pads
     more = behind(masked, False), behind(scores, torch.inf)
-    one = policy.choose(6, Seen.of(position, masked, scores, shift, None, plain))
-    other = policy.choose(6, Seen.of(position + pads, *more, shift, real, padded))
+    previous = position - 3
+    one = Seen.of(position, masked, scores, shift, None, plain, 6, previous)
+    other = Seen.of(position + pads, *more, shift, real, padded, 6 + pads, previous + pads)
+    one, other = policy.choose(6, one), policy.choose(6, other)
     assert torch.equal(other, one + pads)
 
 
 def test_the_policies_are_these_and_a_wrong_name_is_answered_with_the_nearest():
-    assert list(POLICIES) == ["attention", "near", "density"]
+    assert list(POLICIES) == ["attention", "near", "block", "delayed", "density", "rollout"]
     assert all(isinstance(policy, ColumnPolicy) for policy in POLICIES.values())
     assert get_policy("attention") == Attention() and get_policy("near") == NearThenScores(2)
     own = NearThenScores(5)

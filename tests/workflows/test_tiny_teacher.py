@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from jointsampler import UserError
+from jointsampler.config import load_config
 from workflows.tiny_teacher.batches import Batch, SequenceSource
+from workflows.tiny_teacher.model import build_tokenizer
 from workflows.tiny_teacher.objective import corrupt, masked_loss
-from workflows.tiny_teacher.text import HELD_OUT, corpus_fingerprint, read_source, split_files
+from workflows.tiny_teacher.recipe import RECIPES, Recipe
+from workflows.tiny_teacher.texts import TEXTS, Paired
+from workflows.tiny_teacher.texts.code import (
+    HELD_OUT,
+    corpus_fingerprint,
+    read_source,
+    split_files,
+)
+from workflows.tiny_teacher.texts.paired import LENGTH, LETTERS, NOISE, OFFSETS, complement
 from workflows.tiny_teacher.tokenizer import train_tokenizer
 
 
@@ -101,3 +114,42 @@ def test_a_tokenizer_gives_back_every_text():
     for text in ("def f(x):\n\treturn 1234\n", "naïve — ünïcode ☃\n", "  \n\n   x"):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
     assert len(tokenizer.encode("1234", add_special_tokens=False)) == 4  # digits stay apart
+
+
+def test_paired_letters_are_complements_at_the_drawn_offset_but_for_the_noise():
+    rng, paired, right, total = random.Random(0), Paired(), 0, 0
+    for _ in range(200):
+        line, offsets = paired.line(rng)
+        letters = [LETTERS.index(letter) for letter in line]
+        assert len(letters) == LENGTH
+        for place, offset in enumerate(offsets):
+            if offset:
+                assert offset in OFFSETS
+                right += letters[place] == complement(letters[place - offset])
+                total += 1
+    share = NOISE * (1 - 1 / len(LETTERS))  # a letter drawn uniformly may be the complement
+    assert right / total == pytest.approx(1 - share, abs=0.01)
+    assert all(complement(complement(letter)) == letter for letter in range(len(LETTERS)))
+
+
+def test_a_row_of_paired_text_is_bos_and_one_whole_line(tmp_path):
+    text, recipe = Paired(lines=40), load_config(RECIPES["paired"], (), Recipe)
+    texts = text.training()
+    assert texts == Paired(lines=40).training() and not set(texts) & set(text.held_out())
+    tokenizer = build_tokenizer(recipe, texts, tmp_path)
+    batch = SequenceSource(tokenizer, texts, seed=0).batch(0, 2048, recipe.lengths[0], tasks=False)
+    lines = "".join(texts).split()
+    for ids in batch.ids.tolist():
+        assert ids[0] == tokenizer.bos_token_id
+        assert tokenizer.decode(ids[1:]) in lines
+
+
+def test_every_recipe_names_a_text_and_paired_has_its_own_vocabulary(tmp_path):
+    recipes = {name: load_config(path, (), Recipe) for name, path in RECIPES.items()}
+    assert {name: recipe.text for name, recipe in recipes.items()} == {
+        "paired": "paired",
+        "tiny": "code",
+    }
+    assert {recipe.text for recipe in recipes.values()} == set(TEXTS)
+    with pytest.raises(UserError, match="vocab_size=37"):
+        TEXTS["paired"].tokenizer(40, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from jointsampler.tasks import TASKS, UNSEEN, examples
 
 from .model import device_of
 from .recipe import Recipe
-from .text import HELD_OUT
+from .texts import get_text
 
 ACCURACY_PROMPTS = 100
 
@@ -38,11 +37,7 @@ def task_accuracy(folder: Path, recipe: Recipe) -> dict[str, float]:
 
 
 def model_card(
-    recipe: Recipe,
-    log: list[dict[str, Any]],
-    accuracy: dict[str, float],
-    fingerprint: str,
-    parameters: int,
+    recipe: Recipe, log: list[dict[str, Any]], accuracy: dict[str, float], parameters: int
 ) -> str:
     held_out = log[-1]["held_out"]
     cells = " | ".join(f"{value:.3f}" for value in held_out.values())
@@ -50,18 +45,16 @@ def model_card(
 license: apache-2.0
 tags: [masked-diffusion]
 ---
-# The embedded teacher, "tiny"
+# A tiny teacher, trained on the text "{recipe.text}"
 
 A masked-diffusion language model of {parameters / 1e6:.1f} M parameters: a stock Llama shape
-({recipe.layers} layers of {recipe.hidden_size}, `config.is_causal = false`), its own byte-level BPE of
+({recipe.layers} layers of {recipe.hidden_size}, `config.is_causal = false`), its own tokenizer of
 {recipe.vocab_size} ids, trained by `python -m workflows.tiny_teacher` for {log[-1]["step"]:,} steps of about
-{recipe.batch_tokens:,} tokens. It exists to show and test joint sampling on a laptop; it is no coding assistant.
+{recipe.batch_tokens:,} tokens. It exists to show and test joint sampling on a laptop; it is no assistant.
 
-- **Data**: the source of the Python {platform.python_version()} standard library (PSF licence; tests excluded)
-  and, {recipe.task_share:.0%} of the tokens, procedurally generated prompted tasks ({", ".join(sorted(TASKS))}).
-  sha256 over training file names and contents: `{fingerprint}`.
-- **Held out** (files never trained on): {", ".join(sorted(HELD_OUT))}.
-- **Objective**: cross-entropy at masked positions weighted by 1/t, t uniform; rows of {recipe.lengths} tokens of code and
+{get_text(recipe.text).card()}
+- **Tasks**: {recipe.task_share:.0%} of the tokens are procedurally generated prompted tasks ({", ".join(accuracy) or "none"}).
+- **Objective**: cross-entropy at masked positions weighted by 1/t, t uniform; rows of {recipe.lengths} tokens of text and
   {recipe.task_lengths} of tasks, the mean taken over tokens up to the first eos; Muon + AdamW, learning rate {recipe.lr}, linear cool-down over the last {recipe.cooldown:.0%}.
 
 Held-out nats per masked token, by mask ratio (96 windows of 96 tokens):
@@ -69,7 +62,13 @@ Held-out nats per masked token, by mask ratio (96 windows of 96 tokens):
 | {" | ".join(held_out)} |
 |{"---|" * len(held_out)}
 | {cells} |
+{accuracy_table(accuracy)}"""
 
+
+def accuracy_table(accuracy: dict[str, float]) -> str:
+    if not accuracy:
+        return ""
+    return f"""
 Correct answers to prompted tasks, sequential sampling at temperature 1, {ACCURACY_PROMPTS} new prompts each:
 
 | {" | ".join(accuracy)} |
@@ -84,20 +83,14 @@ def save(
     recipe: Recipe,
     log: list[dict[str, Any]],
     folder: Path,
-    fingerprint: str,
 ) -> None:
     """Weights in float16, which rounds weights of this size more finely than bfloat16 does."""
     parameters = sum(p.numel() for p in model.parameters())
     model.cpu().to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    accuracy = task_accuracy(folder, recipe)
-    record = {
-        "config": recipe.model_dump(),
-        "corpus_sha256": fingerprint,
-        "log": log,
-        "task_accuracy": accuracy,
-    }
-    card = model_card(recipe, log, accuracy, fingerprint, parameters)
+    accuracy = task_accuracy(folder, recipe) if recipe.task_share else {}
+    record = {"config": recipe.model_dump(), "log": log, "task_accuracy": accuracy}
+    card = model_card(recipe, log, accuracy, parameters)
     storage.write(folder / "README.md", card.encode())
     storage.write(folder / "pretraining.json", (json.dumps(record, indent=1) + "\n").encode())
     print(f"tiny_teacher: wrote {folder}", flush=True)

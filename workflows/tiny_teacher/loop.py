@@ -36,7 +36,7 @@ class Training:
         self.log: list[dict[str, Any]] = []
 
     def make_step(self) -> tuple[list[float], int]:
-        """One optimizer step; (loss of each part: code, tasks; tokens seen)."""
+        """One optimizer step; (loss of each part: text, tasks; tokens seen)."""
         recipe, step = self.recipe, self.step
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         losses, tokens = [], 0
@@ -81,7 +81,7 @@ class Training:
 def held_out_loss(
     model: PreTrainedModel, source: SequenceSource, recipe: Recipe, device: torch.device
 ) -> dict[str, float]:
-    """Nats per masked token on held-out files, by mask ratio, 96 rows of 96 tokens each."""
+    """Nats per masked token on held-out texts, by mask ratio, 96 rows of 96 tokens each."""
     model.eval()
     batch = source.batch(0, tokens=96 * 96, length=96, tasks=False)
     unconditional = torch.ones_like(batch.maskable)
@@ -98,7 +98,7 @@ def held_out_loss(
 
 
 def mean_losses(recent: list[list[float]]) -> str:
-    """One mean per part of the step: code, tasks."""
+    """One mean per part of the step: text, tasks."""
     return " ".join(f"{sum(part) / len(part):.3f}" for part in zip(*recent, strict=True))
 
 

@@ -8,19 +8,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 
-from jointsampler.tasks import TASKS, examples
-
 from .recipe import Recipe
-from .tokenizer import train_tokenizer
+from .texts import get_text
 
 
 def build_tokenizer(recipe: Recipe, texts: list[str], folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer saved in ``folder``; trained and saved there if it is missing."""
+    """The tokenizer saved in ``folder``; built and saved there if it is missing."""
     if not (folder / "tokenizer.json").exists():
-        task_lines = [
-            f"{ex.prompt}{ex.answer}" for t in TASKS.values() for ex in examples(t, 0, 2000)
-        ]
-        train_tokenizer([*texts, *task_lines], recipe.vocab_size).save_pretrained(folder)
+        get_text(recipe.text).tokenizer(recipe.vocab_size, texts).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 

@@ -1,4 +1,4 @@
-"""The recipe's settings; ``recipe.yaml`` holds the values that made the embedded teacher."""
+"""A recipe's settings; ``recipes/`` has one file for each teacher, "tiny" the embedded one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pydantic import Field
 
 from jointsampler.config.schema import PositiveInt, Section, Share
 
-DEFAULT = Path(__file__).with_name("recipe.yaml")
+RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.yaml"))}
 
 
 class Recipe(Section):
+    text: str = Field("code", description="a name in texts/")
     # The model.
     vocab_size: PositiveInt = 2048
     hidden_size: PositiveInt = 192
@@ -22,7 +23,7 @@ class Recipe(Section):
     context: PositiveInt = 256
     # The batches.
     lengths: list[PositiveInt] = Field(
-        [64, 33, 128, 64, 96, 33], description="tokens per row of code, one entry per step in turn"
+        [64, 33, 128, 64, 96, 33], description="tokens per row of text, one entry per step in turn"
     )
     task_lengths: list[PositiveInt] = Field(
         [20, 48, 28, 20, 42, 64], description="the same for rows of tasks"

@@ -8,10 +8,16 @@ versions; the model card records its :func:`corpus_fingerprint`.
 from __future__ import annotations
 
 import hashlib
+import platform
 import sysconfig
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerFast
+
 from jointsampler.errors import UserError
+from jointsampler.tasks import TASKS, examples
+
+from ..tokenizer import train_tokenizer
 
 # Data tables, vendored trees and tests, which are no ordinary code.
 EXCLUDED_FOLDERS = {
@@ -61,3 +67,27 @@ def corpus_fingerprint(files: list[Path]) -> str:
     for path in files:
         digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+class Code:
+    """Files of the standard library, and the tokenizer trained on them and on the prompted tasks."""
+
+    name = "code"
+
+    def training(self) -> list[str]:
+        return [read_source(path) for path in split_files()[0]]
+
+    def held_out(self) -> list[str]:
+        return [read_source(path) for path in split_files()[1]]
+
+    def tokenizer(self, vocab_size: int, texts: list[str]) -> PreTrainedTokenizerFast:
+        task_lines = [
+            f"{ex.prompt}{ex.answer}" for t in TASKS.values() for ex in examples(t, 0, 2000)
+        ]
+        return train_tokenizer([*texts, *task_lines], vocab_size)
+
+    def card(self) -> str:
+        return f"""\
+- **Data**: the source of the Python {platform.python_version()} standard library (PSF licence; tests excluded).
+  sha256 over training file names and contents: `{corpus_fingerprint(split_files()[0])}`.
+- **Held out** (files never trained on): {", ".join(sorted(HELD_OUT))}."""
