@@ -27,8 +27,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from jointsampler import storage
 from jointsampler.errors import UserError
 from jointsampler.storage import Location
@@ -49,17 +47,20 @@ def held(*places: Location) -> Iterator[None]:
     Raises UserError where another run holds one. The body gets a KeyboardInterrupt
     where a lease is lost, which takes a process that stood still for ``STALE_S``.
     """
+    own = _identity()
     with ExitStack() as stack:
-        for place in dict.fromkeys(map(str, places)):
-            stack.enter_context(_held(place))
+        for place in places:
+            stack.enter_context(_held(place, dict(own)))
         yield
 
 
 @contextmanager
-def _held(place: Location) -> Iterator[None]:
-    own = _identity()
+def _held(place: Location, own: Entry) -> Iterator[None]:
     file = storage.join(place, LEASE)
     storage.make_folder(place)
+    if _is_own(_read(file), own):  # one place by two names, such as a link
+        yield
+        return
     _wait_for(file)
     storage.write_json(file, own)
     time.sleep(SETTLE_S)
@@ -85,7 +86,7 @@ def _identity() -> Entry:
         "host": socket.gethostname(),
         "machine": _machine(),
         "process": os.getpid(),
-        "began": psutil.Process().create_time(),
+        "began": _began(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "beat": 0,
     }
@@ -117,12 +118,20 @@ def _wait_for(file: Location) -> None:
 
 def _is_gone(entry: Entry) -> bool:
     """Whether the holder was a process of this machine that has ended."""
-    if entry.get("machine") != _machine():
-        return False
+    same = entry.get("machine") == _machine()
+    return same and _began(entry.get("process")) != entry.get("began")
+
+
+def _began(process: int | None) -> int | None:
+    """Clock ticks from the boot to the start of a process; None where there is no such process.
+
+    Not a time of day: that of a running process changes when the clock is set.
+    """
     try:
-        return psutil.Process(entry["process"]).create_time() != entry["began"]
-    except psutil.NoSuchProcess:
-        return True
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])  # field 22 of proc(5)
 
 
 def _beat(file: Location, own: Entry, done: threading.Event) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,23 @@ def test_two_folders_of_one_storage_are_one_place(tmp_path):
     with held(tmp_path / "a", shared), refused, held(tmp_path / "b", shared):
         raise AssertionError("it must not start")
     assert not (tmp_path / "b" / LEASE).exists()  # what it had, it gave back
+
+
+def test_one_place_by_two_names_is_held_once(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    begin = time.monotonic()
+    with held(tmp_path, tmp_path / "link", tmp_path.as_uri()):
+        assert time.monotonic() - begin < lease.STALE_S
+    assert not (tmp_path / LEASE).exists()
+
+
+def test_the_start_of_a_process_counts_from_the_boot_and_not_by_the_clock():
+    """The time of day of a start moves when the clock is set, and a live run would look gone."""
+    began = lease._began(os.getpid())
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    assert 0 < began / os.sysconf("SC_CLK_TCK") < uptime
+    assert lease._identity()["began"] == began
+    assert lease._began(None) is None
 
 
 def test_a_lease_ends_with_its_body_also_by_an_error(tmp_path):
