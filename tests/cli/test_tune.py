@@ -94,6 +94,8 @@ def test_generate_takes_the_kept_tuning_and_says_its_pick(capsys, cache, tiny, m
         (["tune", "--out", "/"], "is a folder"),
         (["generate", "--method", "auto", "--set", "threshold=1", "x"], "setting of method 'auto'"),
         (["generate", "--method", "auto", "--update", "refresh", "x"], "leave out --update refresh"),
+        (["generate", "--method", "auto", "--columns", "8", "x"], "leave out --columns 8"),
+        (["generate", "--method", "auto", "--policy", "near", "x"], "leave out --policy near"),
         (["generate", "--method", "auto", "--k", "4", "x"], "chooses k"),
         (["generate", "--method", "auto", "--cache", "prefix", "x"], "leave out block_length"),
     ],
