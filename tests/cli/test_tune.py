@@ -129,6 +129,8 @@ def test_a_prediction_keeps_the_nats_of_the_file_and_says_that_it_is_one(capsys,
         ((*wrong, str(tmp_path / "other.json")), "is no readable tuning"),
         ((*wrong, str(tmp_path / "none.json")), "is no readable tuning"),
         ((*wrong, str(measured_file), "--batch", "0"), "at least 1 row"),
+        ((*wrong, str(measured_file), "--length", "64"), "--length belongs to a measurement"),
+        ((*wrong, str(measured_file), "--anew"), "--anew belongs to a measurement"),
         (("tune", "--predict", "h100", "--shape", "dream-7b"), "--measured FILE for the nats"),
         (("tune", "--shape", "dream-7b"), "add --predict"),
     ]:
