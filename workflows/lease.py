@@ -30,7 +30,7 @@ from typing import Any
 from jointsampler import storage
 from jointsampler.errors import UserError
 from jointsampler.storage import Location
-from jointsampler.uris import shown
+from jointsampler.uris import redacted, shown
 
 LEASE = "lease.json"
 BEAT_S = 5.0
@@ -106,6 +106,11 @@ def _wait_for(file: Location) -> None:
     first = _read(file)
     if first is None or _is_gone(first):
         return
+    print(
+        f"{shown(file)} is of process {first.get('process')} on {first.get('host')}: watching for "
+        f"{STALE_S:.0f} s whether it is at work",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
     limit = time.monotonic() + STALE_S
     while time.monotonic() < limit:
         time.sleep(BEAT_S / 4)
@@ -147,15 +152,22 @@ def _beat(file: Location, own: Entry, done: threading.Event) -> None:
                 return
             own["beat"] += 1
             storage.write_json(file, own)
-        except (OSError, UserError):  # the storage is away: its stages will say so
+        except UserError:  # the storage is away: its stages will say so
             continue
 
 
 def _read(file: Location) -> Entry | None:
-    """The lease; None where there is none, or none that can be read."""
+    """The lease; None where there is none, or the file is no JSON. UserError: no permission, no storage."""
     try:
-        entry = json.loads(storage.read(file))
-    except (FileNotFoundError, ValueError):
+        data = storage.read(file)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = redacted(str(error)).splitlines()[0].rstrip(".")
+        raise UserError(f"Cannot read {shown(file)}: {reason}.") from None
+    try:
+        entry = json.loads(data)
+    except ValueError:
         return None
     return entry if isinstance(entry, dict) else None
 
