@@ -27,12 +27,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from jointsampler import storage
 from jointsampler.errors import UserError
 from jointsampler.storage import Location
-from jointsampler.uris import shown
+from jointsampler.uris import redacted, shown
 
 LEASE = "lease.json"
 BEAT_S = 5.0
@@ -49,17 +47,20 @@ def held(*places: Location) -> Iterator[None]:
     Raises UserError where another run holds one. The body gets a KeyboardInterrupt
     where a lease is lost, which takes a process that stood still for ``STALE_S``.
     """
+    own = _identity()
     with ExitStack() as stack:
-        for place in dict.fromkeys(map(str, places)):
-            stack.enter_context(_held(place))
+        for place in places:
+            stack.enter_context(_held(place, dict(own)))
         yield
 
 
 @contextmanager
-def _held(place: Location) -> Iterator[None]:
-    own = _identity()
+def _held(place: Location, own: Entry) -> Iterator[None]:
     file = storage.join(place, LEASE)
     storage.make_folder(place)
+    if _is_own(_read(file), own):  # one place by two names, such as a link
+        yield
+        return
     _wait_for(file)
     storage.write_json(file, own)
     time.sleep(SETTLE_S)
@@ -85,7 +86,7 @@ def _identity() -> Entry:
         "host": socket.gethostname(),
         "machine": _machine(),
         "process": os.getpid(),
-        "began": psutil.Process().create_time(),
+        "began": _began(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "beat": 0,
     }
@@ -105,6 +106,11 @@ def _wait_for(file: Location) -> None:
     first = _read(file)
     if first is None or _is_gone(first):
         return
+    print(
+        f"{shown(file)} is of process {first.get('process')} on {first.get('host')}: watching for "
+        f"{STALE_S:.0f} s whether it is at work",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
     limit = time.monotonic() + STALE_S
     while time.monotonic() < limit:
         time.sleep(BEAT_S / 4)
@@ -117,12 +123,20 @@ def _wait_for(file: Location) -> None:
 
 def _is_gone(entry: Entry) -> bool:
     """Whether the holder was a process of this machine that has ended."""
-    if entry.get("machine") != _machine():
-        return False
+    same = entry.get("machine") == _machine()
+    return same and _began(entry.get("process")) != entry.get("began")
+
+
+def _began(process: int | None) -> int | None:
+    """Clock ticks from the boot to the start of a process; None where there is no such process.
+
+    Not a time of day: that of a running process changes when the clock is set.
+    """
     try:
-        return psutil.Process(entry["process"]).create_time() != entry["began"]
-    except psutil.NoSuchProcess:
-        return True
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])  # field 22 of proc(5)
 
 
 def _beat(file: Location, own: Entry, done: threading.Event) -> None:
@@ -138,15 +152,22 @@ def _beat(file: Location, own: Entry, done: threading.Event) -> None:
                 return
             own["beat"] += 1
             storage.write_json(file, own)
-        except (OSError, UserError):  # the storage is away: its stages will say so
+        except UserError:  # the storage is away: its stages will say so
             continue
 
 
 def _read(file: Location) -> Entry | None:
-    """The lease; None where there is none, or none that can be read."""
+    """The lease; None where there is none, or the file is no JSON. UserError: no permission, no storage."""
     try:
-        entry = json.loads(storage.read(file))
-    except (FileNotFoundError, ValueError):
+        data = storage.read(file)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = redacted(str(error)).splitlines()[0].rstrip(".")
+        raise UserError(f"Cannot read {shown(file)}: {reason}.") from None
+    try:
+        entry = json.loads(data)
+    except ValueError:
         return None
     return entry if isinstance(entry, dict) else None
 

@@ -25,10 +25,13 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         help="folder of a trained sampler, or none (default: the shipped one of a shipped teacher)",
     )
     parser.add_argument(
-        "--columns", type=int, default=8, help="columns that an update recomputes (default: 8)"
+        "--columns",
+        type=int,
+        help="columns that an update recomputes (default: 8, or those that a sampler was trained with)",
     )
     parser.add_argument(
-        "--policy", default="attention", help=f"which columns: {', '.join(POLICIES)}"
+        "--policy",
+        help=f"which columns: {', '.join(POLICIES)} (default: attention, or a sampler's own)",
     )
     add_device(parser)
 
@@ -61,9 +64,11 @@ def load_models(args: argparse.Namespace) -> tuple[Teacher, JointSampler | None]
 
 def updates_of(args: argparse.Namespace, sampler: JointSampler | None) -> dict[str, Update]:
     """The updates that a command can use, by name."""
-    found: dict[str, Update] = {"refresh": Refresh(args.columns, args.policy)}
+    given = {name: getattr(args, name) for name in ("columns", "policy")}
+    given = {name: value for name, value in given.items() if value is not None}
+    found: dict[str, Update] = {"refresh": Refresh(**given)}
     if sampler is not None:
-        found["joint"] = joint_update(sampler, args.columns, args.policy)
+        found["joint"] = joint_update(sampler, **given)
     return found
 
 

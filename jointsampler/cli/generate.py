@@ -80,8 +80,10 @@ def read_prompts(args: argparse.Namespace) -> list[Prompt] | None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.method is not None:
-        parse_settings(args.set, args.method)  # before anything is loaded
+    if args.method is not None:  # before anything is loaded
+        parse_settings(args.set, args.method)
+    if args.method == AUTO:
+        _check_auto(args)
     prompts = read_prompts(args)
     teacher, sampler = load_models(args)
     method = args.method or ("sequential" if sampler is None else "joint")
@@ -99,8 +101,6 @@ def run(args: argparse.Namespace) -> None:
         **settings,
     )
     if method == AUTO:
-        if args.update is not None:
-            raise UserError(f"Method 'auto' chooses the update: leave out --update {args.update}.")
         choice, call = resolve(teacher, sampler, prompts, call | {"k": args.k}, _say)
         method, update, k = choice.method, choice.update, choice.k
     else:
@@ -117,6 +117,13 @@ def run(args: argparse.Namespace) -> None:
     elif not args.watch:  # the last picture of the live view shows the text
         show_text(teacher, out)
     print(account(out), file=sys.stderr)
+
+
+def _check_auto(args: argparse.Namespace) -> None:
+    """UserError for an option that method ``auto`` chooses itself."""
+    for name in ("update", "columns", "policy"):
+        if (value := getattr(args, name)) is not None:
+            raise UserError(f"Method 'auto' chooses the update: leave out --{name} {value}.")
 
 
 def _say(line: str) -> None:

@@ -34,18 +34,22 @@ from ..tuning.table import table
 from ..tuning.tuner import LIMIT
 from .common import add_device
 
+# The options of a measurement, refused with --predict, and what they are where not given.
+_MEASURED = dict(
+    teacher="tiny", sampler=None, length=64, prompt=None, temperature=1.0, order="entropy",
+    limit=LIMIT, anew=False,
+)  # fmt: skip
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--teacher", default="tiny", help="embedded name, folder or hub id (default: tiny)"
-    )
+    parser.add_argument("--teacher", help="embedded name, folder or hub id (default: tiny)")
     parser.add_argument(
         "--sampler",
         nargs="*",
         help="folders of trained samplers to try too or none (default: the shipped one of a shipped teacher)",
     )
     parser.add_argument("--batch", type=int, default=1, help="rows decoded at once")
-    parser.add_argument("--length", type=int, default=64, help="tokens of a response")
+    parser.add_argument("--length", type=int, help="tokens of a response (default: 64)")
     parser.add_argument(
         "--budget", type=float, metavar="NATS", help=f"per token, at most (default: {BUDGET})"
     )
@@ -53,13 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", nargs="+", metavar="PROMPT", help="measure on these (default: unconditional)"
     )
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--order", default="entropy")
+    parser.add_argument("--temperature", type=float, help="(default: 1)")
+    parser.add_argument("--order", help="(default: entropy)")
     parser.add_argument(
-        "--limit", type=float, default=LIMIT, metavar="SECONDS",
+        "--limit", type=float, metavar="SECONDS",
         help=f"no further measurement begins after this (default: {LIMIT:g})",
     )  # fmt: skip
-    parser.add_argument("--anew", action="store_true", help="measure again, whatever is kept")
+    parser.add_argument(
+        "--anew", action="store_true", default=None, help="measure again, whatever is kept"
+    )
     parser.add_argument("--out", help="file for all candidates as JSON")
     parser.add_argument("--predict", metavar="DEVICE", help=f"run nothing: {', '.join(DEVICES)}")
     parser.add_argument("--shape", help=f"of the predicted teacher: {', '.join(SHAPES)}")
@@ -88,6 +94,9 @@ def run(args: argparse.Namespace) -> None:
 def _measured(args: argparse.Namespace) -> Tuning:
     if args.shape is not None or args.measured is not None:
         raise UserError("--shape and --measured belong to a prediction: add --predict DEVICE.")
+    for name, value in _MEASURED.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     if args.threads:
         torch.set_num_threads(args.threads)
     teacher = load_teacher(args.teacher, args.device, args.dtype)
@@ -106,6 +115,12 @@ def _measured(args: argparse.Namespace) -> Tuning:
 
 
 def _predicted(args: argparse.Namespace) -> Tuning:
+    given = [f"--{name}" for name in _MEASURED if getattr(args, name) is not None]
+    if given:
+        raise UserError(
+            f"{given[0]} belongs to a measurement, and a prediction runs none: leave it out; nats and "
+            "length are those of --measured."
+        )
     if args.shape is None or args.measured is None:
         raise UserError(
             "--predict needs --shape, and --measured FILE for the nats: jointsampler benchmark "

@@ -115,21 +115,30 @@ def _head_of(suffix: str, data: bytes, whole: bool) -> Head | None:
 
 def _parsed(suffix: str, data: bytes, whole: bool) -> Iterator[Row]:
     """The rows of a text or JSON file (an object a line, or one array); of a head all but the last."""
-    text = data.decode("utf-8", "strict" if whole else "ignore")
+    # Some editors write a byte order mark; it belongs to no prompt.
+    text = data.decode("utf-8-sig", "strict" if whole else "ignore")
     if suffix != ".txt" and text.lstrip().startswith("["):
-        yield from _array(text, whole)
-        return
+        found, unit = enumerate(_array(text, whole), start=1), "entry"
+    else:
+        found, unit = _lines(suffix, text, whole), "line"
+    for number, row in found:
+        if not isinstance(row, dict):
+            raise ValueError(f"{unit} {number} is no JSON object")
+        yield row
+
+
+def _lines(suffix: str, text: str, whole: bool) -> Iterator[tuple[int, Any]]:
+    """(number, what it holds) of each line that is not blank."""
     lines = text.split("\n")
     for number, line in enumerate(lines if whole else lines[:-1], start=1):
         if not line.strip():
             continue
-        row = {LINE: line.removesuffix("\r")} if suffix == ".txt" else json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is no JSON object")
-        yield row
+        held = {LINE: line.removesuffix("\r")} if suffix == ".txt" else json.loads(line)
+        yield number, held
 
 
-def _array(text: str, whole: bool) -> Iterator[Row]:
+def _array(text: str, whole: bool) -> Iterator[Any]:
+    """The entries of one JSON array."""
     if whole:
         yield from json.loads(text)
         return

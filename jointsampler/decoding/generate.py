@@ -56,6 +56,20 @@ def check_length(max_new_tokens: int) -> None:
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
 
 
+def check_rows(prompts: Sequence[Prompt] | None, num_samples: int, batch_size: int) -> None:
+    if num_samples < 1 or batch_size < 1:
+        raise UserError(
+            f"num_samples and batch_size must be at least 1, not {num_samples} and {batch_size}."
+        )
+    if prompts is not None and not len(prompts):
+        raise UserError("prompts is empty: give at least one, or None for unconditional samples.")
+
+
+def check_ends(teacher: Teacher, stop_at_end: bool) -> None:
+    if stop_at_end and not teacher.end_ids:
+        raise UserError(f"Teacher {teacher.name!r} has no end token to stop at.")
+
+
 def check_k(k: int, max_new_tokens: int) -> None:
     check_length(max_new_tokens)
     if not 1 <= k <= max_new_tokens:
@@ -134,8 +148,7 @@ def generate(
     check_blocks(block_length, max_new_tokens)
     verified = strategy.verification is not None
     check_cache(teacher, cache, block_length, verified, strategy.update)
-    if stop_at_end and not teacher.end_ids:
-        raise UserError(f"Teacher {teacher.name!r} has no end token to stop at.")
+    check_ends(teacher, stop_at_end)
     teacher = strategy.update.reading(teacher)
     encoded, rows = _rows(teacher, prompts, num_samples, max_new_tokens, batch_size, row_ids)
 
@@ -183,12 +196,7 @@ def _rows(
     row_ids: Sequence[int] | None,
 ) -> tuple[list[list[int]], Tensor]:
     """(prompt ids of every sample, row ids [N])."""
-    if num_samples < 1 or batch_size < 1:
-        raise UserError(
-            f"num_samples and batch_size must be at least 1, not {num_samples} and {batch_size}."
-        )
-    if prompts is not None and not len(prompts):
-        raise UserError("prompts is empty: give at least one, or None for unconditional samples.")
+    check_rows(prompts, num_samples, batch_size)
     encoded = encode_prompts(teacher, prompts, max_new_tokens)
     encoded = [ids for ids in encoded for _ in range(num_samples)]
     rows = torch.arange(len(encoded)) if row_ids is None else torch.as_tensor(row_ids).long()

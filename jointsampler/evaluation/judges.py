@@ -96,8 +96,6 @@ def _download_smollm2(scratch: Path) -> Path:
 
 def _convert_smollm2(gguf_path: Path, folder: Path) -> None:
     """Dequantise a Llama-shaped GGUF file into a transformers checkpoint."""
-    import gguf  # slow to import
-
     config = LlamaConfig(
         vocab_size=49152,
         hidden_size=576,
@@ -112,6 +110,22 @@ def _convert_smollm2(gguf_path: Path, folder: Path) -> None:
         bos_token_id=1,
         eos_token_id=2,
     )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model.load_state_dict(_dequantised(gguf_path, config), strict=False, assign=True)
+    model.tie_weights()
+    leftover = [name for name, p in model.named_parameters() if p.is_meta]
+    if leftover:
+        raise UserError(f"The default judge's file lacks {leftover[0]}. {_WAY_OUT}")
+    tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
+    model.to(torch.bfloat16).save_pretrained(folder)  # bfloat16 represents Q4 weights well enough
+    tokenizer.save_pretrained(folder)
+
+
+def _dequantised(gguf_path: Path, config: LlamaConfig) -> dict[str, torch.Tensor]:
+    """The float32 weights of the file under their names in transformers."""
+    import gguf  # slow to import
+
     top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
     per_block = {
         "attn_q": "self_attn.q_proj",
@@ -139,16 +153,7 @@ def _convert_smollm2(gguf_path: Path, folder: Path) -> None:
             out, width = weight.shape
             weight = weight.view(heads[kind], -1, 2, width).transpose(1, 2).reshape(out, width)
         state[f"model.layers.{index}.{per_block[kind]}.weight"] = weight.contiguous()
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights()
-    leftover = [name for name, p in model.named_parameters() if p.is_meta]
-    if leftover:
-        raise UserError(f"The default judge's file lacks {leftover[0]}. {_WAY_OUT}")
-    tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
-    model.to(torch.bfloat16).save_pretrained(folder)  # bfloat16 represents Q4 weights well enough
-    tokenizer.save_pretrained(folder)
+    return state
 
 
 def check_judge(name: str, revision: str | None = None) -> None:

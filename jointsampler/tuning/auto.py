@@ -8,8 +8,9 @@ from functools import wraps
 from typing import Any
 
 from ..decoding import generate as decode
-from ..decoding.generate import Generation, check_length
+from ..decoding.generate import Generation, check_ends, check_length, check_rows
 from ..decoding.prompts import Prompt
+from ..decoding.sampling import Sampling
 from ..errors import UserError, unknown_name
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
@@ -46,9 +47,13 @@ def resolve(
             "Method 'auto' chooses the update: pass a JointSampler as one more candidate, or none."
         )
     passed = {name: settings[name] for name in _PASSED if name in settings}
+    # What decoding would refuse is refused before a minute of tuning.
     check_length(passed.get("max_new_tokens", 64))
-    rows = passed.get("num_samples", 1) * (1 if prompts is None else len(prompts))
-    rows = max(1, min(rows, passed.get("batch_size", 64)))
+    samples, most = passed.get("num_samples", 1), passed.get("batch_size", 64)
+    check_rows(prompts, samples, most)
+    check_ends(teacher, passed.get("stop_at_end", False))
+    Sampling(passed.get("temperature", 1.0), passed.get("top_p", 1.0))
+    rows = min(samples * (1 if prompts is None else len(prompts)), most)
     samplers = [] if update is None else [update]
     tuning = tune(
         teacher,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..decoding.generate import check_rows
 from ..decoding.orders import get_order
 from ..decoding.prompts import Prompt, encode_prompts
 from ..decoding.sampling import Sampling
@@ -54,11 +55,12 @@ def tune(
     of the first ones. A tuning that the limit cut short is measured again under a
     larger one.
 
-    Raises UserError: a prompt, batch, length, limit or temperature out of range, a
+    Raises UserError: no prompt in a list of them, a prompt, batch, length, limit or temperature out of range, a
     sampler of another teacher, an unknown order.
     """
     get_order(order)
     Sampling(temperature)
+    check_rows(prompts, num_samples=1, batch_size=1)
     encoded = encode_prompts(teacher, prompts, length)
     longest = 0 if prompts is None else up_to_a_power_of_two(max(map(len, encoded)))
     prompt = min(longest, teacher.max_length - length)

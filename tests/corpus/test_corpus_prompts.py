@@ -123,7 +123,9 @@ def test_the_tasks_take_turns():
     [
         ('{"text": "no prompt here"}\n', "Unknown column"),
         ("{broken\n", "Cannot read"),
-        ('"text"\n', "Cannot read"),
+        ('"text"\n', "line 1 is no JSON object"),
+        ('["a", "b"]', "entry 1 is no JSON object"),
+        ('[{"prompt": "a"}, 2]', "entry 2 is no JSON object"),
         ('{"prompt": 3}\n', "a row without text"),
         ("", "holds no prompts"),
     ],
@@ -134,3 +136,13 @@ def test_a_file_without_prompts_is_refused_in_one_sentence(tmp_path, content, me
     with pytest.raises(UserError, match=message) as caught:
         read(str(path), 3)
     assert "\n" not in str(caught.value)
+    if content:  # a plan refuses it too
+        with pytest.raises(UserError, match=message):
+            first_prompts(PromptSource(str(path)), 0)
+
+
+@pytest.mark.parametrize(("name", "text"), [("p.txt", "x = 1"), ("p.jsonl", '{"prompt": "x = 1"}')])
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8-sig")
+    assert first_prompts(PromptSource(str(path)), 0) == read(str(path), 1) == ("x = 1",)

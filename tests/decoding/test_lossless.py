@@ -14,10 +14,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from jointsampler import Refresh, generate
+from jointsampler import Refresh, generate, rng
 from jointsampler.columns import NearThenScores
+from jointsampler.decoding.canvas import Canvas
+from jointsampler.decoding.loop import Decoder, Strategy
+from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling, probabilities
-from jointsampler.decoding.verify import FULL, ORDER, REJECTION
+from jointsampler.decoding.scoring import Scorer
+from jointsampler.decoding.stops import FixedK
+from jointsampler.decoding.verify import FULL, ORDER, REJECTION, Draft, Walk
+from jointsampler.updates import NoUpdate
 from tests.support.analytic import OracleUpdate, inconsistent_teacher, skewed_teacher
 from tests.support.distributions import (
     of_words,
@@ -148,6 +154,25 @@ def test_a_draft_is_judged_as_a_block(temperature, top_p):
     )  # fmt: skip
     whole = (out.round == 0).all(1).double()
     assert abs(float(whole.mean()) - block) < 4 * (block * (1 - block) / len(whole)) ** 0.5
+
+
+def test_a_position_that_is_drafted_again_meets_other_random_numbers():
+    """Whether it was kept told something of those that it had."""
+    teacher, everyone = inconsistent_teacher(4), torch.ones(2, dtype=torch.bool)
+    canvas = Canvas(teacher, [[0], [0]], torch.arange(2), 4)
+    sampling, position = Sampling(), torch.zeros(2, dtype=torch.long)
+    strategy = Strategy(NoUpdate(), FixedK(2), get_order("entropy"), sampling, 0, "strict")
+    decoder = Decoder(teacher, strategy, canvas)
+    scorer = Scorer(teacher, canvas, strategy.order, strategy.seed)
+    numbers = []
+    for _ in range(2):
+        draft = Draft.empty(canvas, everyone, None)
+        draft.add(position, position, torch.ones(2, 3), everyone)
+        walk = Walk(scorer, draft, "strict", sampling, 4)
+        tests = [walk._uniform(position, stream) for stream in (rng.ACCEPT, rng.RESIDUAL)]
+        numbers.append(torch.cat([decoder._draws(position, draft), *tests]))
+        canvas.teacher_passes += 1
+    assert len(torch.cat(numbers).unique()) == 2 * len(numbers[0])
 
 
 def test_lossless_tokens_samples_from_a_consistent_joint_in_an_order_of_its_own():

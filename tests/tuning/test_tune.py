@@ -221,6 +221,7 @@ def test_a_tuning_that_was_cut_short_is_measured_again_under_a_larger_limit(
         ({"order": "entropi"}, "did you mean 'entropy'"),
         ({"update": Refresh(4)}, "chooses the update"),
         ({"prompts": "text"}, "a list of strings"),
+        ({"prompts": []}, "prompts is empty"),
     ],
 )
 def test_contradictory_and_bad_arguments_are_one_sentence(tiny, monkeypatch, measured, settings, said):  # fmt: skip
@@ -232,8 +233,23 @@ def test_contradictory_and_bad_arguments_are_one_sentence(tiny, monkeypatch, mea
 
 
 @pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_samples": 0}, "num_samples and batch_size must be at least 1"),
+        ({"batch_size": 0}, "num_samples and batch_size must be at least 1"),
+        ({"top_p": 0}, "top_p must lie in"),
+        ({"stop_at_end": True}, "has no end token"),
+    ],
+)
+def test_what_decoding_refuses_is_not_tuned_first(given, settings, said):
+    with pytest.raises(UserError, match=said):
+        generate(skewed_teacher(4), method="auto", **({"max_new_tokens": 4} | settings))
+    assert not given
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
-    [({"batch": 0}, "at least 1 row"), ({"length": 300}, "exceeds the context"), ({"limit": 0}, "positive number of seconds")],
+    [({"batch": 0}, "at least 1 row"), ({"prompts": []}, "prompts is empty"), ({"length": 300}, "exceeds the context"), ({"limit": 0}, "positive number of seconds")],
 )  # fmt: skip
 def test_a_situation_out_of_range_is_refused(tiny, change, said):
     with pytest.raises(UserError, match=said):
