@@ -21,6 +21,8 @@ ROW = 12  # the row of a training state
 START = 13  # the reveal at which a training state is cut
 DEPTH = 14  # how many reveals a training state lies behind its opening
 PROMPTED = 18  # which rows of a corpus keep their prompt
+BOUND_COUNT = 21  # how many tokens a draw of a likelihood bound masks
+BOUND_MASK = 22  # and which
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)

@@ -16,14 +16,28 @@ from . import benchmark, compare, generate, tune, verify_corpus
 
 # Commands outside the library, with a ``main(argv)`` of their own. A module is imported when its
 # command is given, because the library needs none of the workflow's packages.
-OUTSIDE = {"run": ("workflows.cli", "Run a stage of the workflow, or all of them.")}
+OUTSIDE = {
+    "run": ("workflows.cli", "Run a stage of the workflow, or all of them."),
+    "lm-eval": ("jointsampler.harness.command", "Run lm-evaluation-harness on our methods."),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv and argv[0] in OUTSIDE:
-        module, _ = OUTSIDE[argv[0]]
-        return importlib.import_module(module).main(argv[1:])
+    try:
+        if argv and argv[0] in OUTSIDE:
+            module, _ = OUTSIDE[argv[0]]
+            return importlib.import_module(module).main(argv[1:])
+        return _run(argv)
+    except UserError as error:
+        print(f"jointsampler: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: Sequence[str]) -> int:
+    """A command of the library."""
     parser = argparse.ArgumentParser(prog="jointsampler", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, summary) in OUTSIDE.items():
@@ -40,11 +54,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
-    try:
-        args.run(args)
-    except UserError as error:
-        print(f"jointsampler: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    args.run(args)
     return 0

@@ -21,6 +21,8 @@ def prompt_text(prompt: Prompt) -> str:
 def encode_chat(teacher: Teacher, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """Token ids of a conversation, up to the beginning of the assistant's turn.
 
+    Where the last message is the assistant's, the response continues it.
+
     Raises UserError: no chat template, or messages that the template refuses.
     """
     if teacher.tokenizer.chat_template is None:
@@ -28,8 +30,12 @@ def encode_chat(teacher: Teacher, messages: Sequence[Mapping[str, str]]) -> list
             f"Teacher {teacher.name!r} has no chat template: it is no chat model; give the prompt as text."
         )
     try:
+        begun = bool(messages) and messages[-1]["role"] == "assistant"
         encoded = teacher.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=True, return_dict=True
+            [dict(message) for message in messages],
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+            return_dict=True,
         )
     except Exception as error:  # templates raise many types
         raise UserError(

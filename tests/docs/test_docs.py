@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from lm_eval._cli.run import Run
 
 from jointsampler.cli import benchmark, compare, generate, tune, verify_corpus
 from jointsampler.cli.common import parse_settings
@@ -18,6 +19,8 @@ from jointsampler.config import load_config
 from jointsampler.decoding.methods import METHODS, get_method
 from jointsampler.decoding.orders import ORDERS
 from jointsampler.errors import UserError
+from jointsampler.harness.settings import read_settings
+from jointsampler.tasks import TASKS
 from jointsampler.teachers.families import FAMILIES
 from workflows import cli as run_cli
 
@@ -65,6 +68,8 @@ def check(words: list[str]) -> None:
         check(words[words.index("--") + 1 :])
     elif words[:2] == ["jointsampler", "run"]:
         check_stage(words[2:])
+    elif words[:2] == ["jointsampler", "lm-eval"]:
+        check_harness(words[2:])
     elif words[0] == "jointsampler":
         check_library_command(words[1], words[2:])
     elif words[0] == "python":
@@ -80,6 +85,17 @@ def check_stage(words: list[str]) -> None:
     parser.error = lambda message: Refusing.error(parser, message)
     args = parser.parse_intermixed_args(words)
     load_config(run_cli.config_file(args.config), args.overrides)
+
+
+def check_harness(words: list[str]) -> None:
+    """Arguments of lm-evaluation-harness, and our own in --model_args."""
+    parser = Refusing()
+    Run.create(parser.add_subparsers())
+    args = parser.parse_args(["run", *words])
+    read_settings(args.model_args or {})
+    for task in args.tasks[0].split(","):
+        if task.startswith("jointsampler_") and task.removeprefix("jointsampler_") not in TASKS:
+            raise UserError(f"there is no task {task}")
 
 
 def check_library_command(name: str, words: list[str]) -> None:
@@ -139,6 +155,9 @@ def test_commands_parse(page):
         "jointsampler generate --method klass",
         "jointsampler generate --method adaptive --set threshold=0.1",
         "jointsampler compare --methods refesh",
+        "jointsampler lm-eval --tasks jointsampler_srot",
+        "jointsampler lm-eval --model_args method=refesh --tasks jointsampler_sort",
+        "jointsampler lm-eval --modl_args method=refresh --tasks jointsampler_sort",
         "jointsampler run tarin --out DIR",
         "jointsampler run train --config quickstrat --out DIR",
         "jointsampler run train --config quickstart --out DIR train.step=3",
