@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from jointsampler.errors import UserError
 
-from ..tokenizer import BOS, EOS, MASK, PAD, SPECIAL
+from ..tokenizer import PAD, SPECIAL, wrapped
 
 LETTERS = string.ascii_letters[:32]
 LENGTH = 110
@@ -89,15 +89,7 @@ class Paired:
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            bos_token=BOS,
-            eos_token=EOS,
-            pad_token=PAD,
-            mask_token=MASK,
-            padding_side="left",
-            clean_up_tokenization_spaces=False,
-        )
+        return wrapped(tokenizer)
 
     def card(self) -> str:
         digest = hashlib.sha256("".join(self.training()).encode()).hexdigest()
