@@ -21,7 +21,7 @@ from jointsampler import JointSampler, Teacher
 from jointsampler.config import Config
 from jointsampler.distill.trainer import distill_settings
 from jointsampler.evaluation.items import PATHS, kl_keys, update_name
-from workflows import corpus, evaluate, report, teachers
+from workflows import corpus, evaluation, report, teachers
 from workflows.stage import Plan
 from workflows.sweep import plan as sweep_plan
 from workflows.train.plan import TrainPlan, new_sampler, training_rows
@@ -217,7 +217,7 @@ def teacher_sequences(
 
 
 def of_evaluation(
-    plan: evaluate.EvaluatePlan, teacher: Teacher, devices: Devices, share: float = 1.0
+    plan: evaluation.EvaluatePlan, teacher: Teacher, devices: Devices, share: float = 1.0
 ) -> Forecast:
     settings, decoding = plan.settings, plan.train.corpus.settings
     tokens = decoding.max_new_tokens
@@ -246,7 +246,7 @@ def of_evaluation(
 
 
 def of_meters(
-    plan: evaluate.EvaluatePlan,
+    plan: evaluation.EvaluatePlan,
     teacher: Teacher,
     tokens: int,
     a_pass: float,

@@ -14,9 +14,9 @@ whose file was replaced gives up.
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -37,6 +37,9 @@ BEAT_S = 5.0
 STALE_S = 30.0
 SETTLE_S = 0.5  # between writing a lease and believing in it
 
+# Ends the body of a lost lease. Not SIGINT: a shell makes the background jobs of a script ignore it.
+LOST = signal.SIGUSR1
+
 Entry = dict[str, Any]
 
 
@@ -46,9 +49,12 @@ def held(*places: Location) -> Iterator[None]:
 
     Raises UserError where another run holds one. The body gets a KeyboardInterrupt
     where a lease is lost, which takes a process that stood still for ``STALE_S``.
+    For the main thread.
     """
     own = _identity()
     with ExitStack() as stack:
+        before = signal.signal(LOST, signal.default_int_handler)
+        stack.callback(signal.signal, LOST, before)
         for place in places:
             stack.enter_context(_held(place, dict(own)))
         yield
@@ -148,7 +154,7 @@ def _beat(file: Location, own: Entry, done: threading.Event) -> None:
                     "still: this one ends, and what is complete stays.",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident, LOST)
                 return
             own["beat"] += 1
             storage.write_json(file, own)

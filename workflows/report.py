@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jointsampler.config import Config
 from jointsampler.evaluation.results import StageTime, read_results
-from workflows import evaluate
+from workflows import evaluation
 from workflows.stage import digest, recorded_times
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ReportPlan:
     out: Path
-    evaluate: evaluate.EvaluatePlan
+    evaluate: evaluation.EvaluatePlan
     swept: bool  # whether the sampler is the best of a sweep
 
     stage = "report"
@@ -36,7 +36,7 @@ class ReportPlan:
 
 
 def plan(config: Config, out: Path) -> ReportPlan:
-    return ReportPlan(out, evaluate.plan(config, out), config.sweep.wanted)
+    return ReportPlan(out, evaluation.plan(config, out), config.sweep.wanted)
 
 
 def run(plan: ReportPlan, tracker: Tracker) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jointsampler.config import Config
-from workflows import cluster, corpus, evaluate, report
+from workflows import cluster, corpus, evaluation, report
 from workflows.forecast import expected_seconds
 from workflows.lease import held
 from workflows.stage import Plan, recorded_times, require, run_once
@@ -74,12 +74,12 @@ def run_train(config: Config, out: Path) -> None:
 
 
 def run_evaluate(config: Config, out: Path) -> None:
-    plan = evaluate.plan(settled(config, out), out)
+    plan = evaluation.plan(settled(config, out), out)
     require(plan.train.corpus)
     require(plan.train)
     cluster.connect()
     with open_run(config, out) as tracker:
-        staged(config, plan, lambda: evaluate.run(plan, tracker), tracker)
+        staged(config, plan, lambda: evaluation.run(plan, tracker), tracker)
 
 
 def run_report(config: Config, out: Path) -> None:
@@ -92,7 +92,7 @@ def run_report(config: Config, out: Path) -> None:
 def run_pipeline(config: Config, out: Path) -> None:
     planned = report.plan(config, out)
     sweep = sweep_plan.plan(config, out) if config.sweep.wanted else None
-    evaluate.prepare(planned.evaluate)
+    evaluation.prepare(planned.evaluate)
     with open_run(config, out) as tracker:
         made = planned.evaluate.train.corpus
         corpus.prepare(made)
@@ -104,7 +104,7 @@ def run_pipeline(config: Config, out: Path) -> None:
         evaluated, trained = planned.evaluate, planned.evaluate.train
         train = partial(train_launch.run, trained, tracker.train_reporter())
         staged(config, trained, train, tracker)
-        staged(config, evaluated, lambda: evaluate.run(evaluated, tracker), tracker)
+        staged(config, evaluated, lambda: evaluation.run(evaluated, tracker), tracker)
         run_once(planned, lambda: report.run(planned, tracker))
     print(f"report: {planned.page}")
     print(f"runs:   {ui_command(tracker.uri)}")

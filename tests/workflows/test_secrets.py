@@ -60,6 +60,8 @@ def test_credentials_of_the_environment_are_left_nowhere(bucket, tmp_path, capfd
     """The corpus stage on a real S3 endpoint, with its times and parameters in MLflow."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # MLflow's own calls in other tests set it.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     place = storage.join(bucket, "secrets")
     config = load_config(None, [*SMALL, f"run.storage={place}"])
     plan = corpus.plan(config, tmp_path)
