@@ -24,9 +24,7 @@ from .protocol import Seen
 
 @dataclass(frozen=True)
 class Attention:
-    near: float = (
-        0.1  # attention that a column at distance 0 is taken to pay besides; 1 / (1 + d) of it at d
-    )
+    near: float = 0.1  # added to the attention that a column at distance d pays, over 1 + d
 
     name = "attention"
     keeps = "queries"

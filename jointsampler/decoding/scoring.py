@@ -77,11 +77,11 @@ class Scorer:
             logits = self.teacher.logits(response.gather(1, index))  # [B, C, V]
         flat = None if logits is None else logits.flatten(0, 1)
         values = self.order.score(OrderView(flat, positions.reshape(-1), rows, self.seed))
-        values = values.view(batch, count).masked_fill(~live, torch.inf)
+        # What a diverged sampler scores with no number is revealed last, and every position once.
+        values = values.view(batch, count).nan_to_num(torch.finfo(values.dtype).max, torch.inf)
+        values = values.masked_fill(~live, torch.inf)
         lowest = values.amin(dim=1)
-        # The bound keeps the index valid where a diverged sampler scores no number.
-        most = response.shape[1] - 1
-        tied = torch.where(values == lowest[:, None], positions, most)
+        tied = torch.where(values == lowest[:, None], positions, response.shape[1])
         position = tied.amin(dim=1)
         if logits is None:
             return Scored(values, lowest, position, self.teacher.logits(response[each, position]))

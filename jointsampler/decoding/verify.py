@@ -196,12 +196,14 @@ class Walk:
         scorer, draft = self._scorer, self._draft
         canvas, position = scorer.canvas, draft.positions[j]
         self.stop(j, self.going & ~draft.made[j], FULL)
+        each = torch.arange(len(states), device=states.device)
         if self._strict:
             self._masked = self._masked.scatter(1, draft.positions[j - 1][:, None], False)
             _, teachers = scorer.masked(canvas.response(states), self._masked, self._most)
             self.stop(j, self.going & (teachers.position != position), ORDER)
-        each = torch.arange(len(states), device=states.device)
-        logits = scorer.teacher.logits(states[each, canvas.start + position])
+            logits = teachers.logits  # where the draft goes on, those at its position
+        else:
+            logits = scorer.teacher.logits(states[each, canvas.start + position])
         p, q = probabilities(logits, self._sampling).double(), draft.probs[j].double()
         residual = (self.chance[:, None] * p - q).clamp_min(0)
         mass = residual.sum(-1)

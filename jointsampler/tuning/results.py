@@ -50,7 +50,7 @@ class Candidate(Part):
 class Tuning(Part):
     """What was measured for one teacher, device, batch and length, and by what it is found again."""
 
-    key: dict[str, Any]  # teacher, samplers, device, batch, length, ...: see cache.py
+    key: dict[str, Any]  # teacher, samplers, device, batch, length, ...: see situation.py
     predicted_for: str | None  # the device whose seconds a cost model predicted; None: measured
     full_seconds: float  # a full pass and the reveal after it
     candidates: list[Candidate]  # sequential first

@@ -161,3 +161,12 @@ def test_bfloat16_changes_a_conditional_by_less_than_a_thousandth_of_a_nat(tiny)
     rows = Trajectories.from_generation(truth, 9, tiny)
     lost = [block_kl(teacher, Refresh(4), rows, 4).update.value for teacher in (tiny, low)]
     assert lost[1] == pytest.approx(lost[0], rel=0.1)
+
+
+def test_a_sampler_that_gives_no_numbers_still_reveals_every_position_once(tiny):
+    broken = JointSampler.from_pretrained("tiny-paper")
+    with torch.no_grad():
+        broken.project.weight.fill_(float("nan"))
+    out = generate(tiny, broken, k=4, num_samples=2, max_new_tokens=8)
+    assert out.order.sort(dim=1).values.tolist() == [list(range(8))] * 2
+    assert not (out.responses == tiny.mask_id).any()
