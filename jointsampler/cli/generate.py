@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
         parse_settings(args.set, args.method)
     if args.method == AUTO:
         _check_auto(args)
+    elif args.k is not None and args.method is not None and not get_method(args.method).has_k:
+        raise UserError(f"Method {args.method!r} has no k: leave --k out.")
     prompts = read_prompts(args)
     teacher, sampler = load_models(args)
     method = args.method or ("sequential" if sampler is None else "joint")

@@ -98,20 +98,19 @@ class JointSamplerLM(LM):
         greedy = [False] * len(requests)
         for length in sorted({len(answer) for _, _, answer in pairs} - {0}):
             members = [i for i, (_, _, answer) in enumerate(pairs) if len(answer) == length]
-            for begin in range(0, len(members), self.settings.batch_size):
-                part = members[begin : begin + self.settings.batch_size]
-                out = generate(
-                    self.teacher,
-                    prompts=[pairs[i][0] for i in part],
-                    method="sequential",
-                    max_new_tokens=length,
-                    temperature=0,
-                    order=self.settings.order,
-                    seed=self.settings.seed,
-                    row_ids=[rows[i] for i in part],
-                )
-                for i, ids in zip(part, out.responses.tolist(), strict=True):
-                    greedy[i] = ids == pairs[i][2]
+            out = generate(
+                self.teacher,
+                prompts=[pairs[i][0] for i in members],
+                method="sequential",
+                max_new_tokens=length,
+                temperature=0,
+                order=self.settings.order,
+                seed=self.settings.seed,
+                batch_size=self.settings.batch_size,
+                row_ids=[rows[i] for i in members],
+            )
+            for i, ids in zip(members, out.responses.tolist(), strict=True):
+                greedy[i] = ids == pairs[i][2]
         results = list(zip(nats, greedy, strict=True))
         for request, result in zip(requests, results, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, result)

@@ -111,6 +111,7 @@ def test_watch_shows_masks_disappear_and_a_colour_per_round(tiny):
         (["--method", "marginal", "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
         (["--sampler", "/nowhere"], "No sampler in /nowhere"),
         (["--teacher", "/nowhere"], "No teacher '/nowhere'"),
+        (["--method", "sequential", "--k", "4"], "Method 'sequential' has no k: leave --k out."),
     ],
 )  # fmt: skip
 def test_bad_values_are_one_sentence_and_status_2(capsys, argv, said):
