@@ -170,12 +170,15 @@ def prompts_of(plan: CorpusPlan) -> list[Prompt] | None:
         return None
     place = storage.join(plan.folder, PROMPTS)
     try:
-        prompts = json.loads(storage.read(place))
-    except (OSError, ValueError) as error:
+        data = storage.read(place)  # a UserError where the storage is away
+    except OSError as error:
+        raise UserError(f"Cannot read {shown(place)} ({error}): run stage corpus again.") from None
+    try:
+        return json.loads(data)
+    except ValueError as error:
         raise UserError(
-            f"{shown(place)} is unreadable ({error}): delete it, and run stage corpus again."
+            f"{shown(place)} holds no JSON ({error}): delete it, and run stage corpus again."
         ) from None
-    return prompts
 
 
 class TeacherActor:
