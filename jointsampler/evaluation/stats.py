@@ -14,12 +14,16 @@ class Interval(BaseModel):
     ``low`` and ``high`` are None where the units are too few to claim an interval.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     value: float
+    """The estimate."""
     low: float | None = None
+    """Lower 95 % bound."""
     high: float | None = None
+    """Upper 95 % bound."""
     n: int
+    """Independent units; 0 for a value that is exact by construction."""
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
