@@ -31,6 +31,7 @@ from jointsampler.evaluation.items import (
     method_pairs,
 )
 from jointsampler.evaluation.judges import Judge, check_judge, prepare_judge
+from jointsampler.evaluation.paired import differences
 from jointsampler.evaluation.results import (
     Cost,
     MethodResult,
@@ -198,6 +199,7 @@ def as_results(
         costs={name: Cost(**cost.as_dict()) for name, cost in costs.items()},
         ceiling=next(r.mauve for r in methods if r.method == SEQUENTIAL[0]),
         methods=methods,
+        differences=differences(methods),
         sweep=sweep_table(plan),
     )
 

@@ -15,10 +15,11 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError, unknown_name
-from ..evaluation.compare import Comparison, Protocol, Setting, at_equal_cost, compare, default_grid
+from ..evaluation.compare import Comparison, Protocol, Setting, compare, default_grid
 from ..evaluation.judges import Judge, prepare_judge
 from ..evaluation.results import MethodResult, Results, write_results
 from ..evaluation.stats import Interval
+from ..evaluation.worth import at_equal_cost
 from ..report.plots import frontier_svg
 from ..storage import write
 from .common import add_models, load_models, updates_of

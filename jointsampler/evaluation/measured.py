@@ -34,6 +34,10 @@ Metric = Literal[
     "task_tokens_per_cost",
 ]
 
+# The metric of the KL on text, by path; and of the KL along the method's own path on tasks.
+NATS: dict[str, Metric] = {"recorded": "nats_per_token", "own": "nats_per_token_own"}
+NATS_ON_TASKS: Metric = "nats_per_token_on_tasks"
+
 
 class Bin(Part):
     """The KL of the reveals that lie between two places on an axis."""

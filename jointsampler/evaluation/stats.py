@@ -54,11 +54,23 @@ def bootstrap(
     Paired quantities stand in the same row, so the interval of their ratio is paired too.
     """
     units = np.asarray(units, dtype=np.float64)
+    drawn = statistic(resampled_means(units, replicates, seed))
+    return percentile_interval(float(statistic(units.mean(axis=0))), drawn, len(units))
+
+
+def resampled_means(units: np.ndarray, replicates: int = 2000, seed: int = 0) -> np.ndarray:
+    """[replicates, columns]: the mean of n units drawn with replacement from units [n, columns].
+
+    Units of the same n are drawn alike, whatever their columns.
+    """
     n = len(units)
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(n, size=(replicates, n))
-    resampled = units[picks].mean(axis=1)  # [replicates, columns]
-    low, high = np.percentile(statistic(resampled), [2.5, 97.5])
-    return Interval(
-        value=float(statistic(units.mean(axis=0))), low=float(low), high=float(high), n=n
-    )
+    picks = np.random.default_rng(seed).integers(n, size=(replicates, n))
+    picks += n * np.arange(replicates)[:, None]
+    counts = np.bincount(picks.ravel(), minlength=replicates * n).reshape(replicates, n)
+    return counts.astype(np.float64) @ units / n
+
+
+def percentile_interval(value: float, drawn: np.ndarray, n: int) -> Interval:
+    """The 95 % percentile interval of replicates ``drawn`` [R] around ``value``."""
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(value=value, low=float(low), high=float(high), n=n)

@@ -12,9 +12,10 @@ from jointsampler import Refresh, generate
 from jointsampler.cli import main
 from jointsampler.cli.watch import MASK, LiveView
 from jointsampler.decoding.methods import METHODS
-from jointsampler.evaluation.compare import at_equal_cost, default_grid
+from jointsampler.evaluation.compare import default_grid
 from jointsampler.evaluation.results import Fidelity, MethodResult, frontier, read_results
 from jointsampler.evaluation.stats import Interval
+from jointsampler.evaluation.worth import at_equal_cost
 
 
 @pytest.fixture(scope="module")
