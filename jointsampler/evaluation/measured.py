@@ -27,7 +27,7 @@ Axis = Literal["mask_ratio", "step", "distance"]
 Metric = Literal[
     "nats_per_token",
     "nats_per_token_own",
-    "nats_per_token_on_tasks",
+    "nats_per_token_own_on_tasks",
     "nll",
     "accuracy",
     "task_tokens_per_pass",
@@ -36,7 +36,7 @@ Metric = Literal[
 
 # The metric of the KL on text, by path; and of the KL along the method's own path on tasks.
 NATS: dict[str, Metric] = {"recorded": "nats_per_token", "own": "nats_per_token_own"}
-NATS_ON_TASKS: Metric = "nats_per_token_on_tasks"
+NATS_ON_TASKS: Metric = "nats_per_token_own_on_tasks"
 
 
 class Bin(Part):

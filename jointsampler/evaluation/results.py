@@ -97,6 +97,18 @@ class MethodResult(Part):
         """Captured dependency on the recorded path, where it was measured."""
         return self.kl["recorded"].captured if "recorded" in self.kl else None
 
+    def figures(self) -> dict[str, Interval]:
+        """Every interval of the row under a short name."""
+        found: dict[str, Interval | None] = {}
+        for measured, where in ((self.kl, ""), (self.kl_on_tasks, "_on_tasks")):
+            for path, fidelity in measured.items():
+                end = ("" if path == "recorded" else f"_{path}") + where
+                found[f"nats_per_token{end}"] = fidelity.nats_per_token
+                found[f"captured{end}"] = fidelity.captured
+        found |= {name: getattr(self, name) for name in ("nll", "mauve", "self_bleu", "accuracy")}
+        found |= {f"distinct_{n}": interval for n, interval in self.distinct.items()}
+        return {name: interval for name, interval in found.items() if interval is not None}
+
     @property
     def knob(self) -> str:
         """The setting in words, for example "k = 4"."""
@@ -268,14 +280,7 @@ class Results(Part):
             flat[f"{name}/tokens_per_second"] = r.tokens_per_second
             flat[f"{name}/tokens_per_cost"] = r.tokens_per_cost
             flat[f"{name}/tokens_per_row"] = r.tokens_per_row
-            for what in ("nll", "mauve", "accuracy"):
-                if (interval := getattr(r, what)) is not None:
-                    flat[f"{name}/{what}"] = interval.value
-            for path, fidelity in r.kl.items():
-                end = "" if path == "recorded" else f"_{path}"
-                flat[f"{name}/nats_per_token{end}"] = fidelity.nats_per_token.value
-                if fidelity.captured is not None:
-                    flat[f"{name}/captured{end}"] = fidelity.captured.value
+            flat |= {f"{name}/{what}": x.value for what, x in r.figures().items()}
         return flat
 
 
