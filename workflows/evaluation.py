@@ -21,6 +21,7 @@ from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.generate import check_k
 from jointsampler.evaluation.collect import Collected
 from jointsampler.evaluation.cost import UpdateCost
+from jointsampler.evaluation.differences import differences
 from jointsampler.evaluation.environment import machine, packages
 from jointsampler.evaluation.items import (
     SEQUENTIAL,
@@ -31,7 +32,6 @@ from jointsampler.evaluation.items import (
     method_pairs,
 )
 from jointsampler.evaluation.judges import Judge, check_judge, prepare_judge
-from jointsampler.evaluation.paired import differences
 from jointsampler.evaluation.results import (
     Cost,
     MethodResult,

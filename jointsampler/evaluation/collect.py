@@ -10,6 +10,7 @@ import numpy as np
 from ..decoding.methods import get_method
 from .breakdown import breakdown
 from .cost import UpdateCost
+from .differences import as_units
 from .diversity import diversity
 from .items import REFERENCE, SEQUENTIAL, Item, KLItem, KLKey, KLs, Samples, update_name
 from .judges import Scores
@@ -17,7 +18,6 @@ from .kl import BlockKL
 from .mauve import mauve
 from .measured import NATS, Metric, Units
 from .nll import generative_nll, nll_units
-from .paired import as_units
 from .results import Examples, Fidelity, MethodResult
 from .stats import Interval
 

@@ -26,13 +26,13 @@ from ..teachers.protocol import Teacher
 from ..updates import Hybrid, Trained, Update, as_update
 from .breakdown import breakdown
 from .cost import UpdateCost, update_cost
+from .differences import as_units, differences
 from .diversity import diversity
 from .environment import machine, packages
 from .judges import Judge
 from .kl import Reference, Walk, calibration
 from .measured import NATS, NATS_ON_TASKS, Metric, Units
 from .nll import generative_nll, nll_units
-from .paired import as_units, differences
 from .parallelism import curves
 from .results import Cost, Fidelity, MethodResult, Results, SamplerCard, TeacherCard
 from .stats import Interval, bootstrap

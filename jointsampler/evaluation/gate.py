@@ -8,7 +8,6 @@ not. Speeds depend on the machine and are judged on request alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from ..errors import UserError, unknown_name
 from .results import MethodResult, Results
-from .stats import Interval
+from .stats import Interval, difference_of
 
 Outcome = Literal["regressed", "missing", "not judged", "within noise", "better"]
 
@@ -81,20 +80,6 @@ def check_results(
         outcome = "missing" if other is None else _outcome(metric, interval, other, slack)
         found.append(Verdict(row, metric, outcome, interval, other))
     return found + _speeds(now, baseline, tolerance.speed)
-
-
-def difference_of(a: Interval, b: Interval) -> Interval:
-    """a - b of independent estimates, from their intervals alone (MOVER; Zou and Donner 2008).
-
-    With a in [l1, u1] and b in [l2, u2]: a - b - sqrt((a - l1)^2 + (u2 - b)^2) and
-    a - b + sqrt((u1 - a)^2 + (b - l2)^2). Without bounds where one has none.
-    """
-    value, n = a.value - b.value, min(a.n, b.n)
-    if None in (a.low, a.high, b.low, b.high):
-        return Interval(value=value, n=n)
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    return Interval(value=value, low=low, high=high, n=n)
 
 
 def _outcome(metric: str, before: Interval, now: Interval, slack: float | None) -> Outcome:

@@ -1,7 +1,7 @@
 """The statistical parts of results.json: breakdowns of a KL, units, paired differences, curves.
 
 ``results.py`` puts them into the schema. What they hold is computed in
-``breakdown.py``, ``paired.py`` and ``parallelism.py``.
+``breakdown.py``, ``differences.py`` and ``parallelism.py``.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .differences import as_units, ratio
 from .judges import Scores
 from .measured import Units
-from .paired import as_units, ratio
 from .stats import Interval, bootstrap
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .differences import columns_of, ratio
 from .measured import At, Curve, CurvePoint, Metric
-from .paired import columns_of, ratio
 from .results import MethodResult
 from .stats import Interval, percentile_interval, resampled_means
 

@@ -1,7 +1,8 @@
-"""Intervals: percentile bootstrap over independent units (trajectories, samples)."""
+"""Intervals: percentile bootstrap over independent units, and differences of given intervals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -74,3 +75,17 @@ def percentile_interval(value: float, drawn: np.ndarray, n: int) -> Interval:
     """The 95 % percentile interval of replicates ``drawn`` [R] around ``value``."""
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(value=value, low=float(low), high=float(high), n=n)
+
+
+def difference_of(a: Interval, b: Interval) -> Interval:
+    """a - b of independent estimates, from their intervals alone (MOVER; Zou and Donner 2008).
+
+    With a in [l1, u1] and b in [l2, u2]: a - b - sqrt((a - l1)^2 + (u2 - b)^2) and
+    a - b + sqrt((u1 - a)^2 + (b - l2)^2). Without bounds where one has none.
+    """
+    value, n = a.value - b.value, min(a.n, b.n)
+    if None in (a.low, a.high, b.low, b.high):
+        return Interval(value=value, n=n)
+    low = value - math.hypot(a.value - a.low, b.high - b.value)
+    high = value + math.hypot(a.high - a.value, b.value - b.low)
+    return Interval(value=value, low=low, high=high, n=n)

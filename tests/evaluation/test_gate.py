@@ -7,9 +7,9 @@ import pytest
 
 from jointsampler import UserError
 from jointsampler.cli import main
-from jointsampler.evaluation.gate import Tolerance, check_results, difference_of
+from jointsampler.evaluation.gate import Tolerance, check_results
 from jointsampler.evaluation.results import Results, write_results
-from jointsampler.evaluation.stats import Interval
+from jointsampler.evaluation.stats import Interval, difference_of
 from tests.report.test_report import made
 
 

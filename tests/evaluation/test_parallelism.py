@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from jointsampler.evaluation.paired import as_units
+from jointsampler.evaluation.differences import as_units
 from jointsampler.evaluation.parallelism import accuracy_at, aup, curves, speed_at
 from jointsampler.evaluation.results import MethodResult
 from jointsampler.evaluation.stats import bootstrap

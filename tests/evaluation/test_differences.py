@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jointsampler.evaluation.differences import as_units, difference, differences
 from jointsampler.evaluation.measured import Metric
-from jointsampler.evaluation.paired import as_units, difference, differences
 from jointsampler.evaluation.results import MethodResult
 
 
