@@ -50,9 +50,9 @@ class ExactJoint:
         rest = 1.0 - float(self.probs.sum())
         return rest if rest > _ROUNDING else 0.0
 
-    def mass(self, inside: np.ndarray) -> float:
-        """The probability of the words where ``inside`` [N] bool is True, for example the valid ones."""
-        return float(self.probs[inside].sum())
+    def mass(self, inside: Sequence[bool] | np.ndarray) -> float:
+        """The probability of the words where ``inside`` [N] is True, for example the valid ones."""
+        return float(self.probs[np.asarray(inside, dtype=bool)].sum())
 
     def kl(self, other: ExactJoint) -> float:
         """KL(self || other) in nats, all that lies outside the support counted as one outcome.

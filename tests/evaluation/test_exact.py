@@ -200,7 +200,7 @@ def test_in_its_whole_vocabulary_independent_unmasking_loses_most_valid_shuffles
     for name, update, k in (("sequential", None, 1), ("marginal", None, 3), ("refresh", Refresh(8), 3)):  # fmt: skip
         chosen = fixed_rounds(as_update(update), k, "entropy", 0)
         found = exact_joint(teacher, canvas, [names] * 3, chosen)
-        mass[name] = found.mass(np.array([len(set(word)) == 3 for word in found.words.tolist()]))
+        mass[name] = found.mass([len(set(word)) == 3 for word in found.words.tolist()])
     assert mass["marginal"] < 0.5 * mass["sequential"]
     assert mass["refresh"] == pytest.approx(mass["sequential"], abs=0.03)
 
