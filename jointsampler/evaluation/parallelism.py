@@ -7,8 +7,7 @@ Accuracies and speeds are those of the task prompts, all tasks pooled.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,40 +22,66 @@ PENALTY, LOSS = 3.0, 5.0  # AUP's alpha, and the points of accuracy after which 
 _COLUMNS: tuple[Metric, ...] = ("accuracy", "task_tokens_per_pass", "task_tokens_per_cost")
 
 
-def aup(points: Sequence[tuple[float, float]], best: float) -> float:
-    """Accuracy under parallelism of (tokens per forward, accuracy in percent) pairs.
+# The functions below read curves of P points, speeds [..., P] and accuracies [..., P], in any order.
+
+
+def aup(speeds: np.ndarray, percent: np.ndarray, best: np.ndarray | float) -> np.ndarray:
+    """[...]: accuracy under parallelism of tokens per forward and accuracy in percent.
 
     By d3LLM (arXiv 2601.07568): with the points by rising parallelism rho, those with
     y >= y_1 - 5, and W(y) = min(exp(-3 (1 - y / y_max)), 1),
 
         AUP = rho_1 y_1 + sum over i of (rho_i - rho_{i-1}) (y_i W(y_i) + y_{i-1} W(y_{i-1})) / 2.
 
-    ``best`` is y_max, the highest accuracy of any method on the task. A curve without
-    loss has the area rho_m y, and is worth its speed times its accuracy.
+    ``best`` [...] is y_max, the highest accuracy of any method on the task. A curve
+    without loss has the area rho_m y: its speed times its accuracy.
     """
-    ordered = sorted(points)
-    kept = [(rho, y) for rho, y in ordered if y >= ordered[0][1] - LOSS]
-    weighted = [(rho, y * min(np.exp(-PENALTY * (1 - y / best)), 1.0)) for rho, y in kept]
-    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(weighted))
-    return float(kept[0][0] * kept[0][1] + area)
+    rho, y = _sorted(speeds, percent)
+    weighted = y * np.minimum(np.exp(-PENALTY * (1 - y / np.asarray(best)[..., None])), 1.0)
+    area = rho[..., 0] * y[..., 0]
+    last_rho, last = rho[..., 0], weighted[..., 0]
+    for i in range(1, rho.shape[-1]):
+        kept = y[..., i] >= y[..., 0] - LOSS
+        area = area + kept * (rho[..., i] - last_rho) * (last + weighted[..., i]) / 2
+        last_rho = np.where(kept, rho[..., i], last_rho)
+        last = np.where(kept, weighted[..., i], last)
+    return area
 
 
-def accuracy_at(points: Sequence[tuple[float, float]], speed: float) -> float:
-    """Accuracy at ``speed`` tokens per cost of (tokens per cost, accuracy) pairs; the ends go on flat."""
-    costs, values = zip(*sorted((1 / rho, y) for rho, y in points), strict=True)
-    return float(np.interp(1 / speed, costs, values))
+def accuracy_at(speeds: np.ndarray, accuracies: np.ndarray, speed: float) -> np.ndarray:
+    """[...]: accuracy at ``speed`` tokens per cost; before the first point and after the last it is theirs."""
+    cost, y = _sorted(1 / speeds, accuracies)
+    found = np.where(1 / speed <= cost[..., 0], y[..., 0], y[..., -1])
+    for i in range(1, cost.shape[-1]):
+        width = cost[..., i] - cost[..., i - 1]
+        share = (1 / speed - cost[..., i - 1]) / np.where(width > 0, width, 1.0)
+        inside = (share > 0) & (share <= 1) & (width > 0)
+        found = np.where(inside, y[..., i - 1] + share * (y[..., i] - y[..., i - 1]), found)
+    return found
 
 
-def speed_at(points: Sequence[tuple[float, float]], accuracy: float) -> float:
-    """Most tokens per cost with at least ``accuracy``; the slowest point's where none has it."""
-    line = sorted((1 / rho, y) for rho, y in points)  # by rising cost per token
-    best = line[-1][0]
-    for (cost, y), (slower, better) in itertools.pairwise(line):
-        if y >= accuracy:
-            best = min(best, cost)
-        elif better >= accuracy:  # the line between the two crosses it
-            best = min(best, cost + (slower - cost) * (accuracy - y) / (better - y))
+def speed_at(
+    speeds: np.ndarray, accuracies: np.ndarray, accuracy: np.ndarray | float
+) -> np.ndarray:
+    """[...]: most tokens per cost with at least ``accuracy`` [...]; the slowest point's where none has it."""
+    cost, y = _sorted(1 / speeds, accuracies)
+    best = cost[..., -1]
+    for i in reversed(
+        range(1, cost.shape[-1])
+    ):  # from the slowest on, so the last found is fastest
+        quick, slow = y[..., i - 1], y[..., i]
+        rise = np.where(slow > quick, slow - quick, 1.0)
+        crossing = cost[..., i - 1] + (cost[..., i] - cost[..., i - 1]) * (accuracy - quick) / rise
+        best = np.where((quick < accuracy) & (slow >= accuracy), crossing, best)
+        best = np.where(quick >= accuracy, cost[..., i - 1], best)
     return 1 / best
+
+
+def _sorted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both [..., P] by rising x."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    order = np.argsort(x, axis=-1, kind="stable")
+    return np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
 
 
 def curves(rows: Sequence[MethodResult]) -> list[Curve]:
@@ -79,9 +104,6 @@ def _units(row: MethodResult) -> np.ndarray:
     return np.concatenate([columns_of(row.units[name]) for name in _COLUMNS], axis=1)
 
 
-Points = list[tuple[float, float]]  # (speed, accuracy); the first is sequential's
-
-
 class _Table:
     """Speeds and accuracies of all rows, as measured and in resamples that all rows share."""
 
@@ -89,27 +111,33 @@ class _Table:
         units = np.concatenate([_units(row) for row in rows], axis=1)  # [n, 6 rows]
         means = np.concatenate([units.mean(axis=0)[None], resampled_means(units)])
         self.rows, self.n = rows, len(units)
-        self.values = ratio(means.reshape(len(means), len(rows), 3, 2))  # [1 + R, rows, 3]
+        # Accuracy, tokens per pass, tokens per cost: [1 + R, rows] each; the first are as measured.
+        self.accuracy, self.per_pass, self.per_cost = np.moveaxis(
+            ratio(means.reshape(len(means), len(rows), 3, 2)), -1, 0
+        )
 
     def curve(self, label: str, chosen: Sequence[int]) -> Curve:
+        """Of the rows ``chosen``, the first of which is sequential."""
         points = [self._point(i) for i in chosen]
         slowest, fastest = points[0].tokens_per_cost, max(p.tokens_per_cost for p in points)
-        speeds = [speed for speed in SPEEDS if slowest <= speed <= fastest]
-        costs = [
-            self._over(chosen, 2, lambda p, _, share=share: speed_at(p, share * p[0][1]))
-            for share in SHARES
-        ]
-        accuracies = [
-            self._over(chosen, 2, lambda p, _, speed=speed: accuracy_at(p, speed))
-            for speed in speeds
-        ]
+        y, per_pass, per_cost = (
+            x[:, chosen] for x in (self.accuracy, self.per_pass, self.per_cost)
+        )
+        best = 100 * np.maximum(self.accuracy.max(axis=1), 1e-9)
         return Curve(
             label=label,
             points=sorted(points, key=lambda point: point.tokens_per_cost),
-            aup=self._over(chosen, 1, _percent),
-            aup_cost=self._over(chosen, 2, _percent),
-            accuracy_at=[At(level=x, value=y) for x, y in zip(speeds, accuracies, strict=True)],
-            cost_at=[At(level=x, value=y) for x, y in zip(SHARES, costs, strict=True)],
+            aup=self._interval(aup(per_pass, 100 * y, best)),
+            aup_cost=self._interval(aup(per_cost, 100 * y, best)),
+            accuracy_at=[
+                At(level=speed, value=self._interval(accuracy_at(per_cost, y, speed)))
+                for speed in SPEEDS
+                if slowest <= speed <= fastest
+            ],
+            cost_at=[
+                At(level=share, value=self._interval(speed_at(per_cost, y, share * y[:, 0])))
+                for share in SHARES
+            ],
         )
 
     def _point(self, i: int) -> CurvePoint:
@@ -121,21 +149,5 @@ class _Table:
             tokens_per_cost=row.task_tokens_per_cost,
         )
 
-    def _over(
-        self, chosen: Sequence[int], column: int, read: Callable[[Points, float], float]
-    ) -> Interval:
-        """The interval of ``read``(points of ``chosen``, the best accuracy of all rows).
-
-        column: 1 takes tokens per pass for the speed, 2 tokens per cost.
-        """
-        pairs = self.values[:, chosen][..., [column, 0]]  # [1 + R, points, 2]
-        best = self.values[..., 0].max(axis=1)
-        found = [
-            read([tuple(pair) for pair in points], top)
-            for points, top in zip(pairs.tolist(), best.tolist(), strict=True)
-        ]
-        return percentile_interval(found[0], np.array(found[1:]), self.n)
-
-
-def _percent(points: Points, best: float) -> float:
-    return aup([(speed, 100 * y) for speed, y in points], max(100 * best, 1e-9))
+    def _interval(self, values: np.ndarray) -> Interval:
+        return percentile_interval(float(values[0]), values[1:], self.n)

@@ -13,35 +13,59 @@ from jointsampler.evaluation.results import MethodResult
 from jointsampler.evaluation.stats import bootstrap
 
 
+def read(function, points, *rest) -> float:
+    speeds, accuracies = np.array(points).T
+    return float(function(speeds, accuracies, *rest))
+
+
 def test_aup_of_a_curve_without_loss_is_its_area():
-    assert aup([(1.0, 80.0), (2.0, 80.0), (4.0, 80.0)], best=80.0) == pytest.approx(4 * 80)
-    assert aup([(1.0, 80.0)], best=90.0) == pytest.approx(80)
+    assert read(aup, [(1.0, 80.0), (2.0, 80.0), (4.0, 80.0)], 80.0) == pytest.approx(4 * 80)
+    assert read(aup, [(1.0, 80.0)], 90.0) == pytest.approx(80)
 
 
-def test_aup_weighs_a_loss_and_ends_five_points_below_the_slowest():
-    points = [(4.0, 76.0), (1.0, 80.0), (9.0, 74.9)]  # the last is out
+def test_aup_weighs_a_loss_and_leaves_out_what_lies_five_points_below_the_slowest():
+    points = [(4.0, 76.0), (1.0, 80.0), (9.0, 74.9), (2.0, 10.0)]  # the last two are out
     best = 95.0
     weigh = [y * math.exp(-3 * (1 - y / best)) for y in (80, 76)]
-    assert aup(points, best) == pytest.approx(80 + 3 * sum(weigh) / 2)
+    assert read(aup, points, best) == pytest.approx(80 + 3 * sum(weigh) / 2)
 
 
 def test_an_accuracy_above_the_slowest_is_not_weighed_above_one():
-    assert aup([(1.0, 50.0), (2.0, 60.0)], best=60.0) == pytest.approx(
+    assert read(aup, [(1.0, 50.0), (2.0, 60.0)], 60.0) == pytest.approx(
         50 + (50 * math.exp(-3 * (1 - 50 / 60)) + 60) / 2
     )
 
 
-LINE = [(1.0, 0.9), (2.0, 0.8), (4.0, 0.4)]  # tokens per cost, accuracy: costs 1, 1/2, 1/4
+LINE = [(2.0, 0.8), (1.0, 0.9), (4.0, 0.4)]  # tokens per cost, accuracy: costs 1/2, 1, 1/4
 
 
 def test_between_settings_accuracy_and_cost_per_token_mix():
-    assert accuracy_at(LINE, 2) == pytest.approx(0.8)
-    assert accuracy_at(LINE, 1 / 0.75) == pytest.approx(0.85)
-    assert speed_at(LINE, 0.85) == pytest.approx(1 / 0.75)
-    assert speed_at(LINE, 0.6) == pytest.approx(1 / 0.375)
-    assert speed_at(LINE, 0.4) == 4 and speed_at(LINE, 0.95) == 1
+    for speed, accuracy in ((2, 0.8), (1 / 0.75, 0.85), (9, 0.4), (0.5, 0.9)):
+        assert read(accuracy_at, LINE, speed) == pytest.approx(accuracy)
+    for accuracy, speed in ((0.85, 1 / 0.75), (0.6, 1 / 0.375), (0.4, 4), (0.95, 1), (0.1, 4)):
+        assert read(speed_at, LINE, accuracy) == pytest.approx(speed)
     for accuracy in (0.45, 0.7, 0.83):
-        assert accuracy_at(LINE, speed_at(LINE, accuracy)) == pytest.approx(accuracy)
+        speed = read(speed_at, LINE, accuracy)
+        assert read(accuracy_at, LINE, speed) == pytest.approx(accuracy)
+
+
+def test_the_fastest_point_that_is_good_enough_counts_though_a_slower_one_is_not():
+    assert read(speed_at, [(1.0, 0.9), (2.0, 0.5), (4.0, 0.8)], 0.8) == pytest.approx(4)
+
+
+def test_many_curves_are_read_as_one_by_one():
+    rng = np.random.default_rng(0)
+    speeds, accuracies = 1 + 7 * rng.random((50, 4)), rng.random((50, 4))
+    for function, rest in ((accuracy_at, 2.5), (speed_at, 0.6)):
+        whole = function(speeds, accuracies, rest)
+        single = [function(s, a, rest) for s, a in zip(speeds, accuracies, strict=True)]
+        assert whole == pytest.approx(np.array(single))
+    found = accuracy_at(speeds, accuracies, 2.5)
+    for i in range(50):
+        order = np.argsort(1 / speeds[i])
+        assert found[i] == pytest.approx(
+            np.interp(1 / 2.5, (1 / speeds[i])[order], accuracies[i][order])
+        )
 
 
 def row(method: str, right: np.ndarray, speed: float, k: int | None = None) -> MethodResult:
