@@ -19,7 +19,7 @@ from ..evaluation.compare import Comparison, Protocol, Setting, at_equal_cost, c
 from ..evaluation.judges import Judge, prepare_judge
 from ..evaluation.results import MethodResult, Results, write_results
 from ..evaluation.stats import Interval
-from ..report.plots import frontier_svg
+from ..report.charts import frontier_svg
 from ..storage import write
 from .common import add_models, load_models, updates_of
 

@@ -16,6 +16,7 @@ from .. import storage
 from ..errors import UserError
 from ..sampler import JointSampler
 from .stats import Interval
+from .unmasking import Unmasking
 
 # The states at which KL is measured: recorded trajectories in their own order, the same
 # trajectories in the method's order, or samples of the method.
@@ -117,6 +118,7 @@ class SamplerCard(Part):
 class Examples(Part):
     columns: list[str]
     texts: list[list[str]]  # one list per column; row i of every column has the same seed
+    unmaskings: list[list[Unmasking]] = []  # of the same samples; empty where none were kept
 
 
 class Trial(Part):
@@ -143,11 +145,6 @@ class SweepTable(Part):
         return f"{-trial.objective:.2f} tokens per full-pass cost at {self.target:g} nats per token"
 
 
-class StageTime(Part):
-    seconds: float
-    forecast_seconds: float | None = None
-
-
 class Results(Part):
     schema_version: int = 2
     config: dict[str, Any]
@@ -167,7 +164,6 @@ class Results(Part):
     calibration: list[tuple[float, float, int]] = []  # estimated KL, true KL, states, by octile
     examples: Examples | None = None
     sweep: SweepTable | None = None
-    stages: dict[str, StageTime] = {}  # of the run; the report adds them
 
     def of(self, method: str, k: int) -> MethodResult:
         return next(r for r in self.methods if (r.method, r.k) == (method, k))

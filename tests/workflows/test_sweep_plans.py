@@ -7,7 +7,6 @@ import pytest
 from jointsampler import UserError
 from jointsampler.config import load_config
 from jointsampler.evaluation.results import SweepTable, Trial
-from jointsampler.report.plots import sweep_figures
 from workflows import corpus, estimate, report
 from workflows.forecast import Devices
 from workflows.sweep import launch
