@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from ..updates import Refresh, Update
 from .cost import UpdateCost, update_cost
 from .judges import Judge, Scores
 from .kl import Reference, block_kl
-from .unmasking import Unmasking, unmaskings
+from .unmasking import unmaskings
 
 REFERENCE = ("reference", 1)  # sequential samples with seeds of their own, for MAUVE
 SEQUENTIAL = ("sequential", 1)
@@ -70,7 +71,8 @@ class Samples:
     round_ends: list[int]  # verified rounds that ended full, by another order, by a rejection
     seconds: float
     scores: Scores | None  # of the judge
-    unmaskings: list[Unmasking]  # of those that the report shows
+    # Records of unmasking.py as plain data, of the samples that the report shows.
+    unmaskings: list[dict[str, Any]] = field(default_factory=list)
 
 
 KLs = dict[KLKey, np.ndarray]  # the result of a KLItem: ``BlockKL.per_trajectory`` of each key
@@ -202,7 +204,7 @@ class Evaluator:
             out.round_ends.sum(0).tolist(),
             out.seconds,
             scores,
-            unmaskings(out, self.teacher, max(shown, 0)),
+            [record.model_dump() for record in unmaskings(out, self.teacher, max(shown, 0))],
         )
 
     def block_kl(self, item: KLItem, pairs: Sequence[tuple[str, int]]) -> KLs:

@@ -21,12 +21,16 @@ PARTIAL = "\ufffd"  # how a tokenizer shows a character that its next token comp
 class Unmasking(BaseModel):
     """One sample of a response of L positions. Round r made ``rounds[r]`` of the reveals."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    tokens: list[str]  # text of the token at each of the L positions
-    order: list[int]  # response position of each reveal, the first one first
-    rounds: list[int]  # reveals of each round; the sum is len(order)
-    end: int  # position of the first end token; L where there is none
+    tokens: list[str]
+    """Text of the token at each position; joined they are the whole text."""
+    order: list[int]
+    """Response position of each reveal, the first one first."""
+    rounds: list[int]
+    """Reveals of each round, in order; they sum to the length of ``order``."""
+    end: int
+    """Position of the first end token; the response's length where there is none."""
 
     @model_validator(mode="after")
     def _is_one_path(self) -> Unmasking:

@@ -15,7 +15,7 @@ from ..evaluation.results import KLPath, MethodResult, Results, SweepTable, fron
 from ..evaluation.stats import Interval
 from ..evaluation.worth import speed
 from .record import Run, RunRecord
-from .svg import HEIGHT, LEFT, WIDTH, Axis, Chart, look, mark
+from .svg import HEIGHT, WIDTH, Axis, Chart, look, mark
 
 FIXED = {"sequential": 0, "marginal": 1, "refresh": 2, "joint": 3}  # series that never change
 COST = "tokens per full pass, updates at their measured cost"

@@ -35,7 +35,7 @@ class Difference:
 
     text: str
     verdict: str
-    look: str  # noise, better, worse, other or unknown
+    look: str  # noise, better, worse, other, equal or unknown
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _judged(metric: Metric, a: Interval | float, b: Interval | float | None) -> 
         known = number_text(b.value - a.value, metric.digits, "+")
         return Difference(known, "no interval", "unknown")
     if a == b and not a.n:  # exact by construction
-        return Difference("0", "equal", "noise")
+        return Difference("0", "equal", "equal")
     text = interval_text(found, metric.digits, "+")
     if found.low <= 0 <= found.high:
         return Difference(text, "inside the noise", "noise")

@@ -63,7 +63,10 @@ def write_report(run: Run, folder: Path) -> Path:
         sweep_figure=r.sweep and charts.sweep_figure(r.sweep),
         trial_name=charts.trial_name,
         curves=curve_figures([run]),
-        longest=max((s.seconds for s in run.record.stages.values()), default=1.0),
+        longest=max(
+            (max(s.seconds, s.forecast_seconds or 0.0) for s in run.record.stages.values()),
+            default=1.0,
+        ),
         origin=origin(run),
         config=yaml.safe_dump(r.config, sort_keys=False),
     )
@@ -74,7 +77,7 @@ def write_comparison(runs: Sequence[Run], folder: Path) -> Path:
     runs = distinctly_named(runs)
     compared = differences.comparisons(runs)
     every = [d for c in compared for _, _, row in c.rows for d in row]
-    judged = [d for d in every if d.look != "unknown"]
+    judged = [d for d in every if d.look not in ("unknown", "equal")]
     origins = [origin(run) for run in runs]
     lanes, curves = step_lanes(runs), curve_figures(runs)
     return _write(

@@ -71,8 +71,11 @@
     chart.addEventListener("pointermove", track);
     chart.addEventListener("pointerdown", track);
     chart.addEventListener("pointerleave", rest);
-    chart.addEventListener("focusin", (event) => show(event.target.closest(".point")));
-    chart.addEventListener("focusout", hide);
+    // On the points: an SVG element that listens to focus would be a stop of Tab itself.
+    for (const point of points) {
+      point.addEventListener("focus", () => show(point));
+      point.addEventListener("blur", hide);
+    }
     chart.addEventListener("keydown", (event) => {
       const now = points.indexOf(document.activeElement);
       const to = {
