@@ -21,8 +21,8 @@ from ..evaluation.judges import Judge, prepare_judge
 from ..evaluation.results import MethodResult, Results, write_results
 from ..evaluation.stats import Interval
 from ..evaluation.worth import at_equal_cost
+from ..report.charts import frontier_svg
 from ..report.markdown import markdown
-from ..report.plots import frontier_svg
 from ..storage import write
 from .common import add_models, load_models, updates_of
 

@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..sampler import JointSampler
 from .measured import Axis, Bin, Curve, Difference, Metric, Part, Units
 from .stats import Interval
+from .unmasking import Unmasking
 
 # The states at which KL is measured: recorded trajectories in their own order, the same
 # trajectories in the method's order, or samples of the method.
@@ -177,6 +178,8 @@ class Examples(Part):
     """Titles of the methods."""
     texts: list[list[str]]
     """One list per column; row i of every column has the same seed."""
+    unmaskings: list[list[Unmasking]] = Field([])
+    """Of the same samples; empty where none were kept."""
 
 
 class Trial(Part):
@@ -217,15 +220,6 @@ class SweepTable(Part):
         return f"{-trial.objective:.2f} tokens per full-pass cost at {self.target:g} nats per token"
 
 
-class StageTime(Part):
-    """How long a stage took."""
-
-    seconds: float
-    """Measured."""
-    forecast_seconds: float | None = None
-    """What ``--plan`` would have said."""
-
-
 class Results(Part):
     """The measurements of one teacher's methods, and the conditions under which they were made."""
 
@@ -262,8 +256,6 @@ class Results(Part):
     """Samples side by side."""
     sweep: SweepTable | None = None
     """The sweep, if there was one."""
-    stages: dict[str, StageTime] = Field({})
-    """Of the run; the report adds them."""
 
     def of(self, method: str, k: int) -> MethodResult:
         return next(r for r in self.methods if (r.method, r.k) == (method, k))
