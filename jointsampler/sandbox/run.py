@@ -17,7 +17,6 @@ import secrets
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 
 from ..errors import UserError
 from . import confine
@@ -57,7 +57,7 @@ class Outcome:
     output: str  # standard output and error, cut at the limit
 
 
-def run_program(program: str, limits: Limits = Limits()) -> Outcome:  # noqa: B008  # frozen
+def run_program(program: str, limits: Limits = Limits()) -> Outcome:  # frozen
     """Run ``program`` as a script in an empty folder of its own.
 
     Raises UserError where this machine cannot confine it.
@@ -70,11 +70,11 @@ def run_program(program: str, limits: Limits = Limits()) -> Outcome:  # noqa: B0
         here, there = socket.socketpair()
         with here, there:
             command = [sys.executable, "-I", "-S", "-B", confine.__file__, str(there.fileno())]
-            child = subprocess.Popen(
+            child = Popen(
                 command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=STDOUT,
                 pass_fds=[there.fileno()],
                 env={},
                 start_new_session=True,
@@ -92,7 +92,7 @@ def run_program(program: str, limits: Limits = Limits()) -> Outcome:  # noqa: B0
 
 def run_programs(
     programs: Sequence[str],
-    limits: Limits = Limits(),  # noqa: B008  # frozen
+    limits: Limits = Limits(),  # frozen
     workers: int | None = None,
 ) -> list[Outcome]:
     """The outcomes of ``programs`` in their order; ``workers`` of them run at once (default: cores)."""
@@ -168,7 +168,7 @@ def _map_ids(pid: int) -> None:
 class _Told:
     """What the child says on its control channel and prints, until it ends or must be ended."""
 
-    def __init__(self, child: subprocess.Popen[bytes], control: socket.socket, limits: Limits):
+    def __init__(self, child: Popen[bytes], control: socket.socket, limits: Limits):
         self.child, self.control, self.limits = child, control, limits
         self.output, self.messages = bytearray(), bytearray()
         self.stopped: str | None = None  # why the caller ended it
