@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from ..errors import UserError
 from ..evaluation.human_eval import Problem, read_problems, solved
-from ..tasks import UNSEEN, examples, get_task
+from ..tasks import UNSEEN, chance, examples, get_task, independent
 
 
 def list_documents(
@@ -29,8 +29,11 @@ def list_documents(
 
 
 def accuracy(doc: dict[str, str], results: list[str]) -> dict[str, float]:
-    """Whether the response is one of the document's correct answers."""
-    return {"acc": float(get_task(doc["task"]).check(doc["prompt"], results[0]))}
+    """Whether the response is one of the document's correct answers, and the closed forms beside it."""
+    task = get_task(doc["task"])
+    answers = task.answers(doc["prompt"])
+    beside = {"chance": chance(answers), "independent": independent(answers)} if answers else {}
+    return {"acc": float(task.check(doc["prompt"], results[0]))} | beside
 
 
 def human_eval_documents(
