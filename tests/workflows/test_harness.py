@@ -1,0 +1,43 @@
+"""Requests are split without losing their order, nor the numbers of their repeats."""
+
+from __future__ import annotations
+
+import pytest
+from lm_eval.api.instance import Instance
+
+from jointsampler import UserError
+from jointsampler.harness.model import _row_ids
+from workflows import harness
+
+
+def requests(documents: int, repeats: int) -> list[Instance]:
+    made = [
+        Instance("generate_until", {}, (f"document {i}", {}), 0, metadata=("a task", i, repeats))
+        for i in range(documents)
+    ]
+    return [instance for instance in made for _ in range(repeats)]
+
+
+@pytest.mark.parametrize(("documents", "repeats", "size"), [(7, 1, 2), (5, 3, 4), (3, 4, 1)])
+def test_pieces_keep_the_order_and_the_row_ids(documents, repeats, size):
+    every = requests(documents, repeats)
+    parts = harness.pieces(every, size)
+    assert [request for part in parts for request in part] == every
+    assert [row for part in parts for row in _row_ids(part)] == _row_ids(every)
+    assert all(size <= len(part) < size + repeats for part in parts[:-1])
+
+
+def test_method_auto_is_refused(monkeypatch):
+    monkeypatch.setattr(harness.cluster, "connect", lambda: pytest.fail("a cluster was started"))
+    with pytest.raises(UserError, match="jointsampler tune"):
+        harness.FanOut(method="auto")
+
+
+def test_a_mistake_is_one_line(capsys, monkeypatch):
+    def refuse(argv):
+        assert argv[:2] == ["--model", "jointsampler-ray"]
+        raise UserError("no")
+
+    monkeypatch.setattr(harness.command, "main", refuse)
+    assert harness.main(["--tasks", "x"]) == 2
+    assert "jointsampler: no" in capsys.readouterr().err
