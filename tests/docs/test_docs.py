@@ -19,9 +19,10 @@ from jointsampler.config import load_config
 from jointsampler.decoding.methods import METHODS, get_method
 from jointsampler.decoding.orders import ORDERS
 from jointsampler.errors import UserError
+from jointsampler.harness.command import TASKS
 from jointsampler.harness.settings import read_settings
-from jointsampler.tasks import TASKS
 from jointsampler.teachers.families import FAMILIES
+from tests.support.sandbox import need_sandbox
 from workflows import cli as run_cli
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +95,8 @@ def check_harness(words: list[str]) -> None:
     args = parser.parse_args(["run", *words])
     read_settings(args.model_args or {})
     for task in args.tasks[0].split(","):
-        if task.startswith("jointsampler_") and task.removeprefix("jointsampler_") not in TASKS:
+        known = {path.stem for path in TASKS.glob("*.yaml")}
+        if task.startswith("jointsampler_") and task.removeprefix("jointsampler_") not in known:
             raise UserError(f"there is no task {task}")
 
 
@@ -186,6 +188,8 @@ def registries():
 def test_examples_run(page, registries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JOINTSAMPLER_CACHE", str(tmp_path))
+    if "solved(" in page.read_text():  # a program runs
+        need_sandbox()
     namespace: dict = {}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, python block {number}", "exec"), namespace)
