@@ -1,6 +1,6 @@
 """lm-evaluation-harness with its requests fanned out over Ray actors.
 
-    python -m workflows.harness --model_args teacher=tiny,method=refresh,k=4,actors=8 --tasks gsm8k
+    jointsampler lm-eval-ray --model_args teacher=tiny,method=refresh,k=4,actors=8 --tasks gsm8k
 
 All arguments are those of ``jointsampler lm-eval``; the model has one more, ``actors``
 (0: one per GPU of the cluster, or per CPU). The harness runs once, in this process:
@@ -11,7 +11,6 @@ depends on (seed, document, repeat) alone, so the results are those of one proce
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -141,15 +140,4 @@ if NAME not in model_registry:
 
 
 def main(argv: Sequence[str]) -> int:
-    try:
-        return command.main(["--model", NAME, *argv])
-    except UserError as error:
-        print(f"jointsampler: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    # By its own name, so that actors can import what is sent to them.
-    from workflows import harness
-
-    sys.exit(harness.main(sys.argv[1:]))
+    return command.main(["--model", NAME, *argv])

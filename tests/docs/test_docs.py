@@ -69,7 +69,7 @@ def check(words: list[str]) -> None:
         check(words[words.index("--") + 1 :])
     elif words[:2] == ["jointsampler", "run"]:
         check_stage(words[2:])
-    elif words[:2] == ["jointsampler", "lm-eval"]:
+    elif words[:2] in (["jointsampler", "lm-eval"], ["jointsampler", "lm-eval-ray"]):
         check_harness(words[2:])
     elif words[0] == "jointsampler":
         check_library_command(words[1], words[2:])
@@ -93,7 +93,9 @@ def check_harness(words: list[str]) -> None:
     parser = Refusing()
     Run.create(parser.add_subparsers())
     args = parser.parse_args(["run", *words])
-    read_settings(args.model_args or {})
+    given = dict(args.model_args or {})
+    given.pop("actors", None)  # of lm-eval-ray
+    read_settings(given)
     for task in args.tasks[0].split(","):
         known = {path.stem for path in TASKS.glob("*.yaml")}
         if task.startswith("jointsampler_") and task.removeprefix("jointsampler_") not in known:

@@ -6,6 +6,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from jointsampler import UserError
+from jointsampler.cli import main
 from jointsampler.harness.model import _row_ids
 from workflows import harness
 
@@ -33,11 +34,11 @@ def test_method_auto_is_refused(monkeypatch):
         harness.FanOut(method="auto")
 
 
-def test_a_mistake_is_one_line(capsys, monkeypatch):
+def test_the_command_names_the_model_and_a_mistake_is_one_line(capsys, monkeypatch):
     def refuse(argv):
-        assert argv[:2] == ["--model", "jointsampler-ray"]
+        assert argv == ["--model", "jointsampler-ray", "--tasks", "x"]
         raise UserError("no")
 
     monkeypatch.setattr(harness.command, "main", refuse)
-    assert harness.main(["--tasks", "x"]) == 2
+    assert main(["lm-eval-ray", "--tasks", "x"]) == 2
     assert "jointsampler: no" in capsys.readouterr().err
