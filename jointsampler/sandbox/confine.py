@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 NOBODY = 65534  # the user and group of the program inside its namespace
-FOLDER = "/tmp"  # the program's writable folder inside its file tree
+FOLDER = "/box"  # the program's writable folder inside its file tree
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 
 _NEW = {
@@ -91,8 +91,8 @@ class _SetupError(Exception):
 def _step(name: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise _SetupError(f"{name}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise _SetupError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _check(result: int) -> None:
@@ -190,9 +190,8 @@ def _refuse_calls() -> None:
 
 def _limit(limits: dict[str, int]) -> None:
     """Resource limits of the process that becomes the program; its children inherit them."""
-    # At the first limit SIGXCPU ends it; a program that ignores the signal has another second.
-    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu"], limits["cpu"] + 1))
     for kind, value in (
+        (resource.RLIMIT_CPU, limits["cpu"]),
         (resource.RLIMIT_AS, limits["memory"]),
         (resource.RLIMIT_FSIZE, limits["disk"]),
         (resource.RLIMIT_NPROC, limits["processes"]),
@@ -200,7 +199,12 @@ def _limit(limits: dict[str, int]) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
     ):
-        resource.setrlimit(kind, (value, value))
+        _, most = resource.getrlimit(kind)  # the machine's own limit may be lower
+        # At the first limit of CPU seconds SIGXCPU ends it; one that ignores it has another second.
+        hard = value + 1 if kind == resource.RLIMIT_CPU else value
+        if most != resource.RLIM_INFINITY:
+            value, hard = min(value, most), min(hard, most)
+        resource.setrlimit(kind, (value, hard))
 
 
 def _become_nobody() -> None:
@@ -224,6 +228,7 @@ def _become_program(request: dict[str, Any]) -> None:
         environment = {
             "PATH": "/usr/bin:/bin",
             "HOME": FOLDER,
+            "TMPDIR": FOLDER,
             "LANG": "C.UTF-8",
             "PYTHONHASHSEED": "0",
         }
@@ -231,7 +236,10 @@ def _become_program(request: dict[str, Any]) -> None:
 
 
 def _first_process(request: dict[str, Any], control: int) -> None:
-    """Process 1 of the namespace; at its end the kernel kills all others."""
+    """Process 1 of the namespace; at its end the kernel kills all others.
+
+    Messages to the caller: M and R (go on?), E with a reason, X with a wait status.
+    """
     _die_with_parent()
     _build_tree(request)
     with _step("setresuid"):
@@ -247,7 +255,7 @@ def _first_process(request: dict[str, Any], control: int) -> None:
     while True:  # orphans of the program end here too
         ended, status = os.wait()
         if ended == program:
-            os.write(control, b"X%d\n" % status)
+            os.write(control, b"X%d" % status)
             return
 
 
@@ -256,7 +264,7 @@ def _guarded(run: Any, *given: Any, control: int) -> None:
     try:
         run(*given)
     except _SetupError as error:
-        os.write(control, b"E%s\n" % str(error).encode())
+        os.write(control, b"E" + str(error).encode())
     os._exit(0)
 
 

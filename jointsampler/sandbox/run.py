@@ -11,6 +11,7 @@ word in its own text could print earlier.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -31,6 +32,7 @@ from . import confine
 
 _MIB = 1 << 20
 _SETUP_SECONDS = 60.0  # a busy machine; an idle one takes hundredths of a second
+_NO_ANSWER = "no answer"
 _SHOWN = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
 
 
@@ -57,7 +59,7 @@ class Outcome:
     output: str  # standard output and error, cut at the limit
 
 
-def run_program(program: str, limits: Limits = Limits()) -> Outcome:  # frozen
+def run_program(program: str, limits: Limits = Limits()) -> Outcome:
     """Run ``program`` as a script in an empty folder of its own.
 
     Raises UserError where this machine cannot confine it.
@@ -67,7 +69,7 @@ def run_program(program: str, limits: Limits = Limits()) -> Outcome:  # frozen
     word = secrets.token_hex(16)
     program = f"{program}\n__import__('os').write(1, b'{word}')\n"
     with tempfile.TemporaryDirectory(prefix="jointsampler-") as root:
-        here, there = socket.socketpair()
+        here, there = socket.socketpair(type=socket.SOCK_SEQPACKET)  # one read, one message
         with here, there:
             command = [sys.executable, "-I", "-S", "-B", confine.__file__, str(there.fileno())]
             child = Popen(
@@ -92,7 +94,7 @@ def run_program(program: str, limits: Limits = Limits()) -> Outcome:  # frozen
 
 def run_programs(
     programs: Sequence[str],
-    limits: Limits = Limits(),  # frozen
+    limits: Limits = Limits(),
     workers: int | None = None,
 ) -> list[Outcome]:
     """The outcomes of ``programs`` in their order; ``workers`` of them run at once (default: cores)."""
@@ -114,7 +116,12 @@ def _request(program: str, root: str, limits: Limits) -> dict[str, object]:
     python = Path(sys.executable).resolve()
     # The interpreter's own folder, unless it lies in one that is shown anyway.
     shown = [path for path in _SHOWN if Path(path).exists()]
-    for path in dict.fromkeys([Path(sys.base_prefix), Path(sys.base_exec_prefix), python.parent]):
+    installed = [
+        Path(sys.base_prefix).resolve(),
+        Path(sys.base_exec_prefix).resolve(),
+        python.parent,
+    ]
+    for path in installed:
         if not any(path.is_relative_to(other) for other in shown):
             shown.append(str(path))
     return {
@@ -150,19 +157,33 @@ def _root_maps() -> bool:
 
 
 def _map_ids(pid: int) -> None:
-    """Write the user and group ids of the child's namespace (man 7 user_namespaces)."""
+    """Write the user and group ids of the child's namespace (man 7 user_namespaces).
+
+    Raises UserError where that is refused.
+    """
     folder = Path(f"/proc/{pid}")
     if _root_maps():
         both = f"0 0 1\n{confine.NOBODY} {confine.NOBODY} 1\n"
         maps = {"uid_map": both, "gid_map": both}
     else:
-        (folder / "setgroups").write_text("deny")
         maps = {
+            "setgroups": "deny",
             "uid_map": f"{confine.NOBODY} {os.geteuid()} 1\n",
             "gid_map": f"{confine.NOBODY} {os.getegid()} 1\n",
         }
     for name, text in maps.items():
-        (folder / name).write_text(text)
+        try:
+            (folder / name).write_text(text)
+        except OSError as error:
+            raise _no_sandbox(f"{name}: {error.strerror}") from None
+
+
+def _read(channel: int) -> bytes:
+    """What there is to read; nothing at the end."""
+    try:
+        return os.read(channel, 1 << 16)
+    except ConnectionResetError:  # the other end went with our answer unread
+        return b""
 
 
 class _Told:
@@ -170,7 +191,8 @@ class _Told:
 
     def __init__(self, child: Popen[bytes], control: socket.socket, limits: Limits):
         self.child, self.control, self.limits = child, control, limits
-        self.output, self.messages = bytearray(), bytearray()
+        self.output = bytearray()
+        self.messages: dict[str, str] = {}  # kind -> text; the kinds are those of confine.py
         self.stopped: str | None = None  # why the caller ended it
 
     def ask(self, request: dict[str, object]) -> None:
@@ -191,9 +213,9 @@ class _Told:
             while selector.get_map():
                 left = deadline - time.monotonic()
                 if left <= 0 and self.stopped is None:
-                    self._stop("out of time" if b"R" in self.messages else "no answer")
+                    self._stop("out of time" if "R" in self.messages else _NO_ANSWER)
                 for key, _ in selector.select(max(left, 0) if self.stopped is None else None):
-                    data = os.read(key.fd, 1 << 16)
+                    data = _read(key.fd)
                     if not data:
                         selector.unregister(key.fileobj)
                     elif key.fileobj is self.child.stdout:
@@ -208,15 +230,14 @@ class _Told:
 
     def _said(self, data: bytes) -> bool:
         """Take in a message; whether it says that the program begins."""
-        self.messages += data
-        if data == b"M":
-            try:
+        kind, text = chr(data[0]), data[1:].decode(errors="replace")
+        self.messages[kind] = text
+        if kind in "MR" and self.stopped is None:  # the child waits for an answer after each
+            if kind == "M":
                 _map_ids(self.child.pid)
-            except OSError as error:
-                raise _no_sandbox(f"uid_map: {error.strerror}") from None
-        if data in (b"M", b"R"):  # the child waits for an answer after each
-            self.control.send(b"k")
-        return data == b"R"
+            with contextlib.suppress(BrokenPipeError):  # it ended meanwhile
+                self.control.send(b"k")
+        return kind == "R"
 
     def _stop(self, reason: str) -> None:
         """End the child, and with it process 1 of its namespace, or one that waits for an answer."""
@@ -226,15 +247,13 @@ class _Told:
 
     def outcome(self, word: bytes) -> Outcome:
         text = bytes(self.output).replace(word, b"").decode(errors="replace")
-        begun, _, rest = bytes(self.messages).partition(b"R")
-        for part in (begun, rest):
-            if b"E" in part:
-                raise _no_sandbox(part.partition(b"E")[2].decode().strip())
-        if self.stopped == "no answer" or (self.stopped is None and not rest.startswith(b"X")):
-            raise _no_sandbox(f"no answer: {text.strip()[-200:]!r}")
-        if self.stopped is not None:
+        if "E" in self.messages:
+            raise _no_sandbox(self.messages["E"])
+        if self.stopped is not None and self.stopped != _NO_ANSWER:
             return Outcome(False, self.stopped, text)
-        status = int(rest[1:])
+        if "X" not in self.messages:
+            raise _no_sandbox(f"{_NO_ANSWER}: {text.strip()[-200:]!r}")
+        status = int(self.messages["X"])
         if status == 0 and word in self.output:
             return Outcome(True, "ran to its end", text)
         return Outcome(False, _in_words(status), text)
