@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -65,18 +67,24 @@ def test_a_wrong_program_fails_with_a_reason(program, reason):
     assert not found.passed and found.reason == reason
 
 
+# At most 50 processes, whatever the sandbox does; it prints how many there were.
+CAPPED = """
+import os, time
+made = 0
+try:
+    for _ in range(50):
+        if os.fork() == 0:
+            time.sleep(1)
+            os._exit(0)
+        made += 1
+except BlockingIOError:
+    pass
+print(made)
+"""
+
+
 def test_the_number_of_processes_is_bounded():
-    """At most 50 processes, whatever the sandbox does."""
-    found = outcome(
-        "import os, time\n"
-        "made = 0\n"
-        "try:\n"
-        "    for _ in range(50):\n"
-        "        if os.fork() == 0: time.sleep(1); os._exit(0)\n"
-        "        made += 1\n"
-        "except BlockingIOError: pass\n"
-        "print(made)"
-    )
+    found = outcome(CAPPED)
     assert found.passed and int(found.output) == LIMITS.processes - 1
 
 
@@ -120,6 +128,18 @@ def test_nothing_outside_its_folder_can_be_written_or_read(tmp_path):
         assert path == victim or not path.exists()
     assert not outcome(f"open({str(victim)!r}).read()").passed
     assert victim.read_text() == "kept"
+
+
+def test_what_it_can_read_it_cannot_write(tmp_path, monkeypatch):
+    """Even where everybody may write."""
+    (tmp_path / "file").write_text("kept")
+    for path, mode in ((tmp_path, 0o777), (tmp_path / "file", 0o666)):
+        path.chmod(mode)
+    monkeypatch.setattr(run, "_SHOWN", (*run._SHOWN, str(tmp_path)))
+    assert outcome(f"assert open({str(tmp_path / 'file')!r}).read() == 'kept'").passed
+    for name in ("file", "new"):
+        found = outcome(f"open({str(tmp_path / name)!r}, 'w')")
+        assert not found.passed and "Read-only file system" in found.output
 
 
 def test_a_symbolic_link_leads_nowhere(tmp_path):
@@ -204,6 +224,28 @@ def test_with_its_caller_the_whole_tree_ends():
         os.kill(caller, signal.SIGKILL)
         os.waitpid(caller, 0)
         assert pipe.read() == b""  # every holder of the other end is gone
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as such a user")
+def test_a_user_who_is_not_root_has_the_same_bounds():
+    """The interpreter is the system's, because ours may lie where only root reads."""
+    if not Path("/usr/bin/python3").exists():
+        pytest.skip("no /usr/bin/python3")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        copy = Path(shutil.copy(confine.__file__, folder))
+        copy.chmod(0o644)
+        child = os.fork()
+        if child == 0:
+            confine.__file__, sys.executable = str(copy), "/usr/bin/python3"
+            sys.base_prefix = sys.base_exec_prefix = "/usr"
+            os.setgroups([])
+            os.setresgid(4321, 4321, 4321)
+            os.setresuid(4321, 4321, 4321)
+            found = [outcome(CAPPED), outcome("import socket; socket.socket()"), outcome("x = 1")]
+            bounded = found[0].output == f"{LIMITS.processes - 1}\n"
+            os._exit(0 if bounded and [f.passed for f in found] == [True, False, True] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_machine_without_namespaces_refuses(anywhere, monkeypatch, tmp_path):
