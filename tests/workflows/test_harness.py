@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from lm_eval.api.instance import Instance
 
@@ -26,6 +28,23 @@ def test_pieces_keep_the_order_and_the_row_ids(documents, repeats, size):
     assert [request for part in parts for request in part] == every
     assert [row for part in parts for row in _row_ids(part)] == _row_ids(every)
     assert all(size <= len(part) < size + repeats for part in parts[:-1])
+
+
+def test_workers_answer_pieces_as_one_model_answers_all():
+    """Two repeats of three documents; each piece goes to a worker that has answered others before."""
+    given = {"method": "marginal", "k": 4, "device": "cpu", "batch_size": 4, "seed": 3}
+    wanted = {"max_gen_toks": 8, "do_sample": True}
+    every = requests(3, 2)
+    for request in every:
+        request.arguments = (f"shuffle: ann bob {'cid ' * request.doc_id}->", wanted)
+    workers = [harness.Worker(given), harness.Worker(given)]
+    answers, cost = [], Counter()
+    for i, part in enumerate(harness.pieces(every, 1)):
+        found, spent = workers[i % 2].answer("generate_until", part)
+        answers += found
+        cost += spent
+    assert (answers, cost) == harness.Worker(given).answer("generate_until", every)
+    assert len(set(answers)) > 3
 
 
 def test_method_auto_is_refused(monkeypatch):
