@@ -28,6 +28,11 @@ def _begins_code(source: str) -> bool:
     return True
 
 
+def _has_code(text: str) -> bool:
+    lines = (line.strip() for line in text.splitlines())
+    return any(line and not line.startswith("#") for line in lines)
+
+
 class Function:
     name = "function"
 
@@ -41,13 +46,10 @@ class Function:
         )
 
     def check(self, prompt: str, text: str) -> bool:
-        lines = [line.strip() for line in text.splitlines()]
-        if not any(line and not line.startswith("#") for line in lines):
-            return False
-        # The last line may be cut in the middle of a word.
-        return _begins_code(prompt + text) or (
-            len(lines) > 1 and self.check(prompt, text[: text.rstrip("\n").rfind("\n") + 1])
-        )
+        whole_lines = text[
+            : text.rfind("\n") + 1
+        ]  # the last one may be cut in the middle of a word
+        return any(_has_code(t) and _begins_code(prompt + t) for t in (text, whole_lines))
 
     def answers(self, prompt: str) -> Answers | None:
         return None

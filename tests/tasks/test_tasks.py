@@ -83,6 +83,9 @@ def test_there_are_576_latin_squares_and_each_is_drawn():
         ("function", "def f(ann):\n", "    return ann\n\nx = 'unfin", True),
         ("function", "def f(ann):\n", "    return ann)\nx = 1", False),
         ("function", "def f(ann):\n", "return ann\n", False),
+        ("function", "def f(ann):\n", "    return ann\n    return )\nx = 1\n", False),
+        ("function", "def f(ann):\n", "    return ann\n    return )\nx = 1", False),
+        ("function", "def f(ann):\n", "    return ann\n    return )", True),  # a last line alone
         ("function", "def f(ann):\n", "    # ann\n\n", False),
     ],
 )
