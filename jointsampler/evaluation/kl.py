@@ -185,11 +185,12 @@ def walk(
     temperature: float = 1.0,
     batch_size: int = 128,
     reference: Reference | None = None,
+    block_length: int | None = None,
 ) -> Walk:
     """Decode with ``strategy`` along ``trajectories`` and measure the KL of every reveal.
 
     ``reference`` saves the teacher passes of a recorded path; it must hold the
-    same trajectories. A sampled path takes prompts, row ids and the strategy's
+    same trajectories. ``block_length`` as in ``generate``. A sampled path takes prompts, row ids and the strategy's
     seed, and ends rows at their end token.
 
     Raises UserError: an unknown path, a temperature that is not positive, a
@@ -209,7 +210,10 @@ def walk(
     else:
         index = torch.arange(len(trajectories)).split(batch_size)
         parts = [(trajectories.select(part), None) for part in index]
-    walks = [_walk(teacher, strategy, rows, path, temperature, states) for rows, states in parts]
+    walks = [
+        _walk(teacher, strategy, rows, path, temperature, states, block_length)
+        for rows, states in parts
+    ]
     return Walk(**{k: np.concatenate([w[k] for w in walks]) for k in walks[0]})
 
 
@@ -220,6 +224,7 @@ def _walk(
     path: KLPath,
     temperature: float,
     recorded: Tensor | None,
+    block_length: int | None,
 ) -> dict[str, np.ndarray]:
     """The fields of a :class:`Walk` for one batch."""
     paths = Paths.of(rows, teacher)
@@ -231,7 +236,7 @@ def _walk(
         canvas.masked &= paths.rank < rows.length  # positions behind the end stay masked
     meter = _Meter(teacher, canvas, temperature, recorded)
     decoder = Decoder(strategy.update.reading(teacher), strategy, canvas, script, before=meter)
-    decoder.run(stop_at_end=path == "sampled" and bool(teacher.end_ids))
+    decoder.run(block_length, stop_at_end=path == "sampled" and bool(teacher.end_ids))
     if responses is None:
         responses = canvas.response(canvas.ids)
     ends = end_positions(responses, teacher.end_ids)

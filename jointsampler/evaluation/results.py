@@ -49,6 +49,11 @@ class MethodResult(Part):
     nll: Interval | None = None  # nats per judge token
     mauve: Interval | None = None  # against sequential samples of the same teacher
     accuracy: Interval | None = None  # on the tasks
+    # Of a paired comparison (paired.py): accuracy and processor time per token, each relative to
+    # the reference on the same prompts; the time in batches, and with one prompt in a batch.
+    accuracy_ratio: Interval | None = None
+    cost: Interval | None = None
+    cost_alone: Interval | None = None
     teacher_passes: float  # per sample; a verification is one, however many prefixes it holds
     teacher_rows: float  # per sample: sequences through the teacher, every prefix counts
     update_passes: float  # per sample
