@@ -25,7 +25,7 @@ from ..columns import Seen
 from ..sampler.estimator import Foresight
 from ..teachers.keyvalues import Keep
 from ..teachers.protocol import Teacher
-from ..updates import Opening, Reveal
+from ..updates import Opening
 from .steps import Steps, StepsRound
 from .within import with_number
 
