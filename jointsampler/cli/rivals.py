@@ -42,11 +42,12 @@ def compare_rivals(args: argparse.Namespace, teacher: Teacher, joint: Update | N
     print(_learned(trained, time.process_time() - begin), flush=True)
     rows = _wanted(contenders(args.max_new_tokens, args.seed, trained, joint), args.methods)
     run = PairedRun(teacher, rows, conditions)
+    run.details()
+    print("single prompts and KL measured", flush=True)
     for done in run.chunks():
         print(f"chunk {done} of {len(run)}", flush=True)
         if done % _SHOWN == 0:
             _show(run.rows())
-    run.finish()
     results = run.rows()
     _show(results)
     return Results(

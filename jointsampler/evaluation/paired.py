@@ -53,7 +53,7 @@ class Paired:
     seed: int = 99
     each_in_chunk: int = 2  # prompts of each task in a chunk, which is a batch
     alone: int = 1  # prompts of each task that are timed again, one in a batch
-    fidelity: int = 3  # prompts of each task along which the KL is measured
+    fidelity: int = 2  # prompts of each task along which the KL is measured
 
     def __post_init__(self) -> None:
         if self.prompts_per_task < 1 or self.each_in_chunk < 1:
@@ -95,8 +95,8 @@ class _Record:
 class PairedRun:
     """The measurement of ``contenders``, the first of which is the reference of all ratios.
 
-    :meth:`chunks` decodes, :meth:`finish` adds the timing of single prompts and the KL;
-    :meth:`rows` is the table at any time between.
+    :meth:`details` takes the times of single prompts and the KL, :meth:`chunks` decodes all
+    prompts, and after every chunk :meth:`rows` is the table so far.
     """
 
     def __init__(self, teacher: Teacher, contenders: Sequence[Contender], conditions: Paired):
@@ -113,10 +113,20 @@ class PairedRun:
         """The number of chunks."""
         return len(self._parts)
 
-    def chunks(self) -> Iterator[int]:
-        """Decode chunk by chunk; yields the number of chunks done."""
+    def details(self) -> None:
+        """Time the first prompts one in a batch, and measure the KL along them."""
+        conditions = self.conditions
         for contender in self.contenders:
             self._timed(contender, self._parts[0][:1])  # warms up
+        for row in range(conditions.alone * len(conditions.tasks)):
+            for contender, record in zip(self.contenders, self._records, strict=True):
+                record.alone.append(self._timed(contender, torch.tensor([row]))[1])
+        if conditions.fidelity:
+            for contender, record in zip(self.contenders, self._records, strict=True):
+                record.nats = self._nats(contender)
+
+    def chunks(self) -> Iterator[int]:
+        """Decode chunk by chunk; yields the number of chunks done."""
         for done, rows in enumerate(self._parts, start=1):
             asked = [self._asked[i] for i in rows.tolist()]
             for contender, record in zip(self.contenders, self._records, strict=True):
@@ -125,16 +135,6 @@ class PairedRun:
                 right = [TASKS[name].check(prompt, text) for (name, prompt), text in pairs]
                 record.add(out, seconds, right)
             yield done
-
-    def finish(self) -> None:
-        """Time the first prompts one in a batch, and measure the KL along them."""
-        conditions = self.conditions
-        for row in range(conditions.alone * len(conditions.tasks)):
-            for contender, record in zip(self.contenders, self._records, strict=True):
-                record.alone.append(self._timed(contender, torch.tensor([row]))[1])
-        if conditions.fidelity:
-            for contender, record in zip(self.contenders, self._records, strict=True):
-                record.nats = self._nats(contender)
 
     def rows(self) -> list[MethodResult]:
         """One row per contender, of the chunks done so far."""

@@ -35,7 +35,7 @@ class Trained:
     head_losses: list[float]
 
 
-def train(teacher: Teacher, length: int, states: int = 3072, seed: int = 1) -> Trained:
+def train(teacher: Teacher, length: int, states: int = 1536, seed: int = 1) -> Trained:
     """On task prompts of ``seed`` with responses of ``length``: some minutes on one thread."""
     made = masked_states(teacher, states, length, seed)
     circuit, circuit_losses = train_circuit(teacher, made, seed=seed)
@@ -106,16 +106,17 @@ class _Rows:
             # One full pass opens the response.
             update = Steps(columns, DensityAndRollout())
             self.add("d2Cache", {"columns": columns}, whole, update)
-        for gamma in (0.9, 0.98):
-            setting = {"window": BLOCK, "gamma": gamma}
+        for gamma, tokens in ((0.98, 1), (0.9, 2)):
+            setting = {"window": BLOCK, "gamma": gamma, "tokens": tokens}
             rule = Adaptive(self.length, 1 - gamma)
-            self.add("Elastic-Cache", setting, rule, Elastic(BLOCK), Within(Entropy(), 0.5))
+            update, order = Elastic(BLOCK, tokens), Within(Entropy(), 0.5)
+            self.add("Elastic-Cache", setting, rule, update, order)
 
     def learned(self, trained: Trained) -> None:
         """The ideas of CoDD (2603.00045) and DEMASK (2604.02560)."""
         for k in (4, 8):
             self.add("circuit", {"k": k}, FixedK(k), Copula(trained.circuit))
-        for bound in (0.1, 0.5):
+        for bound in (0.02, 0.2):
             update, order = Independent(trained.head), Within(Entropy(), bound)
             rule = Adaptive(self.length, bound)
             self.add("independent", {"bound": bound}, rule, update, order)

@@ -23,8 +23,8 @@ def contender(name, k, update=None):
 
 def measured(teacher, contenders, **changed):
     run = PairedRun(teacher, contenders, Paired(**CONDITIONS | changed))
+    run.details()
     assert list(run.chunks()) == list(range(1, len(run) + 1))
-    run.finish()
     return run.rows()
 
 
