@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 
+from ..errors import unknown_name
 from ..evaluation.environment import machine, packages
-from ..evaluation.paired import Contender, Paired, PairedRun
+from ..evaluation.paired import Paired, PairedRun
 from ..evaluation.results import MethodResult, Results, TeacherCard
 from ..evaluation.stats import Interval
-from ..rivals import Trained, contenders, train
+from ..rivals import LEARNED, Trained, contenders, train
 from ..teachers.protocol import Teacher
 from ..updates import Update
 
@@ -37,10 +37,18 @@ _WIDTHS = (14, 24, 21, 21, 21, 6, 8, 21, 21, 8)
 def compare_rivals(args: argparse.Namespace, teacher: Teacher, joint: Update | None) -> Results:
     """Train what the rivals need, measure, print."""
     conditions = Paired(args.prompts_per_task, args.max_new_tokens, seed=args.seed)
-    begin = time.process_time()
-    trained = train(teacher, args.max_new_tokens)
-    print(_learned(trained, time.process_time() - begin), flush=True)
-    rows = _wanted(contenders(args.max_new_tokens, args.seed, trained, joint), args.methods)
+    length, names = args.max_new_tokens, args.methods
+    known = {row.name for row in contenders(length, args.seed, joint=joint)} | set(LEARNED)
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("method", name, known)
+    trained = None
+    if not names or set(names) & set(LEARNED):
+        begin = time.process_time()
+        trained = train(teacher, length)
+        print(_learned(trained, time.process_time() - begin), flush=True)
+    rows = contenders(length, args.seed, trained, joint)
+    rows = [row for row in rows if not names or row is rows[0] or row.name in names]
     run = PairedRun(teacher, rows, conditions)
     run.details()
     print("single prompts and KL measured", flush=True)
@@ -59,11 +67,6 @@ def compare_rivals(args: argparse.Namespace, teacher: Teacher, joint: Update | N
         ),
         methods=results,
     )
-
-
-def _wanted(rows: list[Contender], names: Sequence[str] | None) -> list[Contender]:
-    """The reference, and the rows called by ``names``."""
-    return [row for row in rows if not names or row is rows[0] or row.name in names]
 
 
 def _learned(trained: Trained, seconds: float) -> str:

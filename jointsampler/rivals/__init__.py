@@ -8,6 +8,6 @@ and ``entropy_bound`` are stop rules (``decoding/stops``), because users decode 
 them.
 """
 
-from .contenders import Trained, contenders, train
+from .contenders import LEARNED, Trained, contenders, train
 
-__all__ = ["Trained", "contenders", "train"]
+__all__ = ["LEARNED", "Trained", "contenders", "train"]

@@ -22,6 +22,7 @@ from .steps import Steps
 from .suffix import Suffix
 from .within import Within
 
+LEARNED = ("circuit", "independent")  # the rows that need a training
 BLOCK = 8  # positions of a block of the prefix and dual cache, and of Elastic-Cache's window
 
 
