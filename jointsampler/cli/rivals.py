@@ -30,7 +30,7 @@ _HEADER = (
     "cost, batch 1",
     "tok/cost",
 )
-_SHOWN = 8  # chunks between two tables of what is measured so far
+_SHOWN = 4  # chunks between two tables of what is measured so far
 _WIDTHS = (14, 24, 21, 21, 21, 6, 8, 21, 21, 8)
 
 

@@ -190,8 +190,8 @@ def walk(
     """Decode with ``strategy`` along ``trajectories`` and measure the KL of every reveal.
 
     ``reference`` saves the teacher passes of a recorded path; it must hold the
-    same trajectories. ``block_length`` as in ``generate``. A sampled path takes prompts, row ids and the strategy's
-    seed, and ends rows at their end token.
+    same trajectories. A sampled path takes prompts, row ids and the strategy's
+    seed, and ends rows at their end token. ``block_length``: as in ``generate``.
 
     Raises UserError: an unknown path, a temperature that is not positive, a
     verified method (its distribution is the teacher's own), trajectories of another

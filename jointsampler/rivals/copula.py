@@ -92,7 +92,7 @@ class CopulaRound:
         now = circuit.messages(self._evidence)
         prompt = now.new_zeros(len(now), start, 2 * now.shape[-1])
         messages = torch.cat([prompt, torch.cat([now, self._before], dim=-1)], dim=1)
-        self.states = torch.cat([self.opening, messages.to(self.opening.dtype)], dim=-1)
+        self.states = torch.cat([self.opening.float(), messages], dim=-1)
         return None
 
     def estimate(self, seen: Foresight) -> Tensor:

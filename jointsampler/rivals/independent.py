@@ -50,7 +50,7 @@ class IndependentRound:
     def __init__(self, update: Independent, teacher: Teacher, opening: Opening):
         self.opening = opening.states
         self._update, self._hidden = update, opening.states[..., : teacher.hidden_size].float()
-        sums = torch.zeros_like(self.opening[..., 0], dtype=torch.float32)  # [B, S]
+        sums = torch.zeros_like(self.opening[..., 0])  # [B, S]
         self.states = with_number(self.opening, sums)
         self._taken = torch.zeros_like(self.states[:, 0, -1:])  # [B, 1], the round's sum so far
         self._places = torch.arange(sums.shape[1], device=sums.device)
@@ -68,4 +68,4 @@ class IndependentRound:
 
     def estimate(self, seen: Foresight) -> Tensor:
         """[B] the sum of influences in the round with the candidate."""
-        return seen.states[..., -1].float()
+        return seen.states[..., -1]

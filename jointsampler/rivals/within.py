@@ -37,5 +37,5 @@ class Within:
 
 
 def with_number(states: Tensor, number: Tensor) -> Tensor:
-    """states [B, S, H] and number [B, S] -> [B, S, H + 1]."""
-    return torch.cat([states, number[..., None].to(states.dtype)], dim=-1)
+    """states [B, S, H] and number [B, S] -> [B, S, H + 1] float32, so that the number keeps its digits."""
+    return torch.cat([states.float(), number[..., None].float()], dim=-1)
