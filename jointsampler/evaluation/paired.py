@@ -4,8 +4,8 @@ A contender is any strategy that the loop can run. Prompts come in chunks, with 
 many of each task in every chunk. All contenders do a chunk, one after the other,
 before any does the next, so a machine that slows down slows all alike. Accuracy and
 cost are ratios to the first contender, the reference, with intervals from a bootstrap
-over prompts and over chunks. Cost is processor time, of all threads, per response
-token; every token counts, also behind an end token, because each is decoded.
+over prompts and over chunks. Cost is processor time, of all threads, per position of
+the response; the positions behind an end token count, decoded or not.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ class PairedRun:
         conditions = self.conditions
         for contender in self.contenders:
             self._timed(contender, self._parts[0][:1])  # warms up
-        for row in range(conditions.alone * len(conditions.tasks)):
+        for row in self._first(conditions.alone).split(1):
             for contender, record in zip(self.contenders, self._records, strict=True):
-                record.alone.append(self._timed(contender, torch.tensor([row]))[1])
+                record.alone.append(self._timed(contender, row)[1])
         if conditions.fidelity:
             for contender, record in zip(self.contenders, self._records, strict=True):
                 record.nats = self._nats(contender)
@@ -150,6 +150,10 @@ class PairedRun:
             for contender, record in zip(self.contenders, self._records, strict=True)
         ]
 
+    def _first(self, each: int) -> Tensor:
+        """[N] int64: the first ``each`` prompts of every task, or all where there are fewer."""
+        return torch.arange(min(each * len(self.conditions.tasks), len(self._encoded)))
+
     def _timed(self, contender: Contender, rows: Tensor) -> tuple[Generation, float]:
         """(the answers to the prompts ``rows``, processor seconds)."""
         begin = time.process_time()
@@ -171,7 +175,7 @@ class PairedRun:
         if isinstance(update, NoUpdate) and isinstance(rule, FixedK) and rule.limit == 1:
             return Interval(value=0.0, low=0.0, high=0.0, n=0)  # the joint itself
         conditions = self.conditions
-        rows = torch.arange(conditions.fidelity * len(conditions.tasks))
+        rows = self._first(conditions.fidelity)
         # A sampled path reads prompts and row ids alone.
         blank = torch.full((len(rows), conditions.max_new_tokens), -1)
         prompts = self._encoded[: len(rows)]
