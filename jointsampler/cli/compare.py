@@ -7,7 +7,7 @@ nats per token (in the method's own order, on unconditional text and on task
 prompts), NLL under the judge, accuracy on the built-in tasks, tokens per teacher
 row, the same with updates at their measured cost, tokens/s.
 With --rivals the rows are those of jointsampler/rivals on task prompts alone, at
-batch size 18, and --samples, --k, --order and --judge play no part.
+batch size 36, and --samples, --k, --order and --judge play no part.
 Writes results.json and compare.svg (with the Pareto frontier) to --out.
 """
 

@@ -30,8 +30,8 @@ _HEADER = (
     "cost, batch 1",
     "tok/cost",
 )
-_SHOWN = 4  # chunks between two tables of what is measured so far
-_WIDTHS = (14, 24, 21, 21, 21, 6, 8, 21, 21, 8)
+_SHOWN = 2  # chunks between two tables of what is measured so far
+_WIDTHS = (14, 38, 21, 21, 21, 6, 8, 21, 21, 8)
 
 
 def compare_rivals(args: argparse.Namespace, teacher: Teacher, joint: Update | None) -> Results:
@@ -59,7 +59,7 @@ def compare_rivals(args: argparse.Namespace, teacher: Teacher, joint: Update | N
     results = run.rows()
     _show(results)
     return Results(
-        config={**vars(conditions), "order": "entropy"},
+        config={**vars(conditions), "order": "entropy", "dtype": args.dtype},
         versions=packages(),
         machine=machine(),
         teacher=TeacherCard(

@@ -57,7 +57,7 @@ class Paired:
     max_new_tokens: int = 32
     tasks: tuple[str, ...] = tuple(sorted(LEARNED_TASKS))
     seed: int = 99
-    each_in_chunk: int = 2  # prompts of each task in a chunk, which is a batch
+    each_in_chunk: int = 4  # prompts of each task in a chunk, which is a batch
     alone: int = 1  # prompts of each task that are timed again, one in a batch
     fidelity: int = 2  # prompts of each task along which the KL is measured
 

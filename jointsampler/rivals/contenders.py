@@ -9,6 +9,7 @@ from ..decoding.loop import Strategy
 from ..decoding.orders import Entropy, OrderPolicy
 from ..decoding.sampling import Sampling
 from ..decoding.stops import Adaptive, EntropyBound, Factor, FixedK, StopRule, Threshold
+from ..errors import UserError
 from ..evaluation.paired import Contender
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate, Refresh, Update
@@ -47,7 +48,15 @@ def train(teacher: Teacher, length: int, states: int = 1536, seed: int = 1) -> T
 def contenders(
     length: int, seed: int, trained: Trained | None = None, joint: Update | None = None
 ) -> list[Contender]:
-    """``sequential`` first. Without ``trained`` or ``joint`` the rows that need them are left out."""
+    """``sequential`` first. Without ``trained`` or ``joint`` the rows that need them are left out.
+
+    Raises UserError where blocks do not divide the response's ``length``.
+    """
+    if length % BLOCK:
+        raise UserError(
+            f"The rivals decode in blocks of {BLOCK}: --max-new-tokens must be a multiple of it, "
+            f"not {length}."
+        )
     made = _Rows(length, seed)
     made.ours(joint)
     made.rules()

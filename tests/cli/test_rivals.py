@@ -21,6 +21,11 @@ def test_one_command_makes_the_table_and_its_files(capsys, tmp_path):
     assert (tmp_path / "compare.svg").stat().st_size > 1000
 
 
+def test_a_length_that_blocks_do_not_divide_is_refused_before_any_training(capsys):
+    status = main([*COMMAND, "--max-new-tokens", "12"])
+    assert status == 2 and "multiple of it, not 12" in capsys.readouterr().err
+
+
 def test_a_method_that_is_no_rival_is_refused(capsys):
     status = main([*COMMAND, "--methods", "dual cash"])
     assert status == 2 and "did you mean 'dual cache'" in capsys.readouterr().err
