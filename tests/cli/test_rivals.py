@@ -10,11 +10,11 @@ COMMAND = ("compare", "--rivals", "--prompts-per-task", "1", "--max-new-tokens",
 
 def test_one_command_makes_the_table_and_its_files(capsys, tmp_path):
     """Rows that need no training are made without one."""
-    status = main([*COMMAND, "--out", str(tmp_path), "--methods", "dual cache", "threshold"])
+    status = main([*COMMAND, "--out", str(tmp_path), "--methods", "dual cache"])
     out = capsys.readouterr().out
     assert status == 0 and "trained in" not in out and "9 prompts" in out
     rows = read_results(tmp_path / "results.json").methods
-    names = ["sequential", "threshold", "threshold", "dual cache", "dual cache"]
+    names = ["sequential", "dual cache", "dual cache"]
     assert [row.method for row in rows] == names
     assert all(row.samples == 9 and row.cost.low is not None for row in rows)
     assert rows[0].cost.value == 1 > rows[-1].cost.value

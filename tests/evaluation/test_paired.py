@@ -13,7 +13,9 @@ from jointsampler.evaluation.paired import Contender, Paired, PairedRun
 from jointsampler.tasks import TASKS
 from jointsampler.updates import NoUpdate
 
-CONDITIONS = dict(prompts_per_task=4, max_new_tokens=8, tasks=("copy", "remove"), seed=7)
+CONDITIONS = dict(
+    prompts_per_task=4, max_new_tokens=8, tasks=("copy", "remove"), seed=7, each_in_chunk=2
+)
 
 
 def contender(name, k, update=None):
