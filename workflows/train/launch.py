@@ -26,6 +26,7 @@ from jointsampler.errors import UserError
 from workflows import cluster
 from workflows.train.checkpoint import SAMPLER_FOLDER
 from workflows.train.engine import CPU_ENVIRONMENT
+from workflows.train.failures import FailureCount
 from workflows.train.loop import train_loop
 from workflows.train.plan import TrainPlan
 
@@ -87,10 +88,10 @@ def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Po
             # The name is the plan's key, so the same plan goes on from its last checkpoint.
             name=plan.key + plan.trial,
             storage_path=str(storage.join(plan.corpus.storage, "train")),
-            failure_config=FailureConfig(max_failures=plan.settings.max_failures),
+            failure_config=FailureConfig(max_failures=-1),  # FailureCount ends a training
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=list(callbacks) or None,
+            callbacks=[*callbacks, FailureCount(plan.settings.max_failures)],
             worker_runtime_env={"env_vars": {} if on_gpu else CPU_ENVIRONMENT},
         ),
     )
