@@ -107,7 +107,7 @@ class Post:
             text = f"{type(error).__name__}: {error}"
             text = str(error) if isinstance(error, UserError) else text
             ray.get(self.watch.failed.remote(self.attempt, self.actor, text))
-            raise ProcessEnds(text) from error
+            raise ProcessEnds(text) from None  # its cause, a UserError, would be taken as final
 
     def _beat(self) -> None:
         while True:
@@ -231,9 +231,7 @@ def go_on(
 
 
 def heartbeat(watch: ActorHandle, progress: Progress) -> None:
-    lines, lives = ray.get(
-        [watch.lines.remote(progress.stage, progress.unit), watch.lives.remote()]
-    )
+    lines, lives = ray.get([watch.lines.remote(progress.stage), watch.lives.remote()])
     for line in lines:
         print(line, flush=True)
     rates = [life.tokens_per_second for life in lives]

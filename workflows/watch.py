@@ -128,9 +128,9 @@ class Watch:
         """The processes of this attempt, by number."""
         return sorted(self._lives.values(), key=lambda life: life.number)
 
-    def lines(self, stage: str, unit: str) -> list[str]:
+    def lines(self, stage: str) -> list[str]:
         """One line for each process."""
-        return [_line(stage, unit, life, self._clock()) for life in self.lives()]
+        return [_line(stage, life, self._clock()) for life in self.lives()]
 
     def _life(self, attempt: int, actor: str) -> Life | None:
         life = self._lives.get(actor) if attempt == self._attempt else None
@@ -159,13 +159,13 @@ class Watch:
             verdict.to_blame = life.item
 
 
-def _line(stage: str, unit: str, life: Life, now: float) -> str:
+def _line(stage: str, life: Life, now: float) -> str:
     doing = "loads" if life.items == 0 else "waits"
     if life.item is not None:
         doing = f"item {life.item}"
     silent = now - life.beat
     seen = f", silent for {silent:.0f} s" if silent > 60 else ""
     return (
-        f"{stage}: actor {life.number} on {life.place}: {life.rows} {unit}, "
+        f"{stage}: actor {life.number} on {life.place}: {life.rows} rows, "
         f"{life.tokens_per_second:.1f} tokens/s, {doing} for {now - life.since:.0f} s{seen}"
     )

@@ -3,8 +3,8 @@
     python -m tests.ray.small_stage MODE FOLDER
 
 MODE: "slow" items take eight seconds each; "broken" fails to load on the node that a
-process came to first; "poison" ends the process at item 3; "unset" is "slow" with Ray
-Data's own settings. Prints the items done, sorted, as its last line.
+process came to first; "poison" ends the process at item 3, and "error" raises there;
+"unset" is "slow" with Ray Data's own settings. Prints the items done, sorted, as its last line.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class SmallActor(spread.Worker):
         if self.plan.mode == "poison" and index == 3:
             time.sleep(1)
             os._exit(1)
+        if self.plan.mode == "error" and index == 3:
+            raise UserError("Shard 3 could not be made") from RuntimeError("CUDA error")
         return spread.Done("", 1, 10, 0.1)
 
 

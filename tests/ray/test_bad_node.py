@@ -105,10 +105,11 @@ def test_a_node_whose_actors_fail_to_load_is_left_out(three_nodes: Head, tmp_pat
     assert done.stdout.splitlines()[-1] == str(list(range(8)))
 
 
+@pytest.mark.parametrize("mode", ["poison", "error"])
 def test_an_item_that_ends_every_process_ends_the_stage_and_is_named(
-    three_nodes: Head, tmp_path: Path
+    three_nodes: Head, tmp_path: Path, mode: str
 ):
-    done = small_stage(three_nodes, "poison", tmp_path)
+    done = small_stage(three_nodes, mode, tmp_path)
     assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
     assert "jointsampler: Stage small cannot do item 3" in done.stdout
 

@@ -104,8 +104,8 @@ def test_a_line_says_rows_rate_and_what_an_actor_is_doing(watch):
     watch.did(1, "x", rows=8, tokens=80, seconds=4)
     watch.takes(1, "x", 9)
     watch._clock.now = 90.0
-    assert watch.lines("corpus", "rows") == [
+    assert watch.lines("corpus") == [
         "corpus: actor 1 on 10.0.0.1, gpu 3: 8 rows, 20.0 tokens/s, item 9 for 90 s, silent for 90 s"
     ]
     watch.beat(1, "x")
-    assert watch.lines("corpus", "rows")[0].endswith("20.0 tokens/s, item 9 for 90 s")
+    assert watch.lines("corpus")[0].endswith("20.0 tokens/s, item 9 for 90 s")

@@ -23,7 +23,9 @@ _CONNECTION = re.compile(
     r"|broken pipe",
     re.IGNORECASE,
 )
-_MEMORY = "low on memory"  # of Ray's message: the monitor ended the worker, the program is too large
+_MEMORY = (
+    "low on memory"  # of Ray's message: the monitor ended the worker, the program is too large
+)
 
 
 class FailureCount(UserCallback):
