@@ -14,6 +14,10 @@ from typing import Any
 
 import ray
 from ray.train import UserCallback
+from ray.train.v2._internal.exceptions import (
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 
 # Losses without a checkpoint in between: a program that crashes its process looks like a lost node.
 LOST_IN_A_ROW = 10
@@ -64,10 +68,12 @@ def is_loss(error: Exception) -> bool:
     inner = _inner(error)
     if _MEMORY in str(inner):
         return False
-    lost = isinstance(inner, ray.exceptions.RayActorError)
-    return lost or bool(_CONNECTION.search(str(inner)))
+    if isinstance(inner, ray.exceptions.RayActorError | WorkerHealthCheckTimeoutError):
+        return True
+    return bool(_CONNECTION.search(str(inner)))
 
 
 def _inner(error: Exception) -> Exception:
     """The failure behind a failed health check of a worker."""
-    return getattr(error, "health_check_failure", error)
+    failed = isinstance(error, WorkerHealthCheckFailedError)
+    return error.health_check_failure if failed else error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def fit(plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int) -> dic
 def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Pool) -> TorchTrainer:
     on_gpu, fewest = pool.gpus > 0, plan.settings.min_workers
     return TorchTrainer(
-        train_loop,
+        attempt,
         train_loop_config=plan,
         scaling_config=ScalingConfig(
             # With two numbers Ray Train takes as many as there are nodes for, and looks every minute.
@@ -95,6 +96,17 @@ def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Po
             worker_runtime_env={"env_vars": {} if on_gpu else CPU_ENVIRONMENT},
         ),
     )
+
+
+def attempt(plan: TrainPlan) -> None:
+    """The loop of one worker; the traceback of its error goes to the log, because Ray Train keeps none."""
+    try:
+        train_loop(plan)
+    except UserError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        raise
 
 
 def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:
