@@ -14,10 +14,10 @@ from tests.ray.nodes import Head, wait_until
 
 pytestmark = pytest.mark.slow
 
-# Twenty-odd items; no judge, which is fetched.
+# Twenty-one items; no judge, which is fetched.
 EVALUATE = [
-    "evaluate.judge=none", "evaluate.samples=24", "evaluate.samples_per_item=6",
-    "evaluate.ks=[1, 2, 4]", "evaluate.generation_seeds=1", "evaluate.actors=3",
+    "evaluate.judge=none", "evaluate.samples=12", "evaluate.samples_per_item=3",
+    "evaluate.ks=[4]", "evaluate.generation_seeds=1", "evaluate.actors=3",
     "corpus.actors=2", "train.workers=1", "train.warm_start=tiny", "train.steps=0",
     "sampler.width=192", "sampler.depth=3",
 ]  # fmt: skip
@@ -45,4 +45,4 @@ def test_a_killed_driver_keeps_the_items_that_are_done(three_nodes: Head, tmp_pa
     assert f"evaluate: {len(before)} of {len(after)} items are from an earlier run" in log
     assert {name: after[name] for name in before} == before  # nothing was done again
     results = read_results(tmp_path / "report" / "results.json")
-    assert all(result.samples == 24 for result in results.methods)
+    assert all(result.samples == 12 for result in results.methods)
