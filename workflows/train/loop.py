@@ -58,7 +58,7 @@ def train_loop(plan: TrainPlan) -> None:
         if due:
             checkpoint.save(trainer, engine, metrics)
         else:
-            ray.train.report(metrics)
+            checkpoint.report(metrics)
 
     trainer.run(emit)
     if place.rank == 0 and trainer.state.step < plan.settings.steps:
