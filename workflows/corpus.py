@@ -40,6 +40,7 @@ from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
+from jointsampler.memory import BatchSize
 from jointsampler.storage import Location
 from jointsampler.uris import shown
 from workflows import cluster, teachers
@@ -194,7 +195,8 @@ class TeacherActor:
                 "(teacher.revision names one)."
             )
         settings = plan.sampling(prompts_of(plan))
-        self.sampler = RowSampler(teacher, settings, plan.settings.rows_per_file)
+        length, most = plan.settings.max_new_tokens, plan.settings.rows_per_file
+        self.sampler = RowSampler(teacher, settings, BatchSize.of(teacher, length, "corpus", most))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         made = [self.make(index) for index in batch["index"].tolist()]
