@@ -79,10 +79,10 @@ def test_a_bucket_holds_rows_as_a_folder_does(bucket, tiny, samples):
     assert storage.names(folder) == set()
     write_parquet(rows, storage.join(folder, "x.parquet"))
     assert storage.names(folder) == {"x.parquet"}
-    back = read_parquet([storage.join(folder, "x.parquet")])
+    back = read_parquet(folder, ["x.parquet"])
     assert back.tokens.tolist() == rows.tokens.tolist()
     with pytest.raises(UserError, match=r"s3://runs/a/y\.parquet is unreadable"):
-        read_parquet([storage.join(folder, "y.parquet")])
+        read_parquet(folder, ["y.parquet"])
 
 
 def test_a_corpus_in_a_bucket_is_made_found_again_and_verified(bucket, tmp_path, capsys):
@@ -94,14 +94,14 @@ def test_a_corpus_in_a_bucket_is_made_found_again_and_verified(bucket, tmp_path,
     corpus.claim(plan)
     actor = corpus.TeacherActor(plan)
     made = {index: actor.make(index)[0] for index in range(2)}
-    assert corpus.found(plan) == made
+    assert corpus.found(plan).shards == made
     corpus.finish(plan, made)
     assert plan.intact()
     assert main(["verify-corpus", str(plan.folder)]) == 0
     told = capsys.readouterr().out
     assert "s3://runs/run/corpus: 8 rows" in told and "endpoint" not in told
     storage.write(storage.join(plan.folder, plan.name(1)), b"noise")
-    assert not plan.intact() and set(corpus.found(plan)) == {0}
+    assert not plan.intact() and set(corpus.found(plan).shards) == {0}
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket):

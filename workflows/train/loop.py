@@ -36,7 +36,7 @@ def train_loop(plan: TrainPlan) -> None:
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size())
     device = ray.train.torch.get_device()
-    teacher = teachers.load(plan.corpus.teacher, str(device))
+    teacher = teachers.load_same(plan.corpus.teacher, plan.corpus.fingerprint, str(device))
     rows, held_out = read_rows(plan, teacher, place)
     sampler = new_sampler(plan.sampler, plan.columns, plan.settings, plan.seed, teacher)
     twin = copy.deepcopy(sampler).eval()  # outside the engine, for validations and checkpoints
