@@ -6,8 +6,6 @@ import json
 import os
 
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from jointsampler import Trajectories, UserError, storage
 from jointsampler.cli import main
@@ -52,24 +50,6 @@ def test_an_unknown_kind_of_storage_is_refused_in_one_sentence():
     with pytest.raises(UserError, match="Cannot use storage swift://x") as caught:
         storage.make_folder("swift://x/y")
     assert "\n" not in str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """The URI of an empty bucket behind a real S3 endpoint of this machine."""
-    keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
-    before = dict(os.environ)
-    os.environ.update(keys)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    where = f"127.0.0.1:{server.get_host_and_port()[1]}"
-    fs.S3FileSystem(
-        endpoint_override=where, scheme="http", allow_bucket_creation=True
-    ).create_dir("runs")  # fmt: skip
-    yield f"s3://runs?endpoint_override={where}&scheme=http"
-    server.stop()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def test_a_bucket_holds_rows_as_a_folder_does(bucket, tiny, samples):

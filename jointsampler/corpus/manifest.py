@@ -17,6 +17,7 @@ from .. import storage
 from ..errors import UserError
 from ..storage import Location
 from ..uris import shown
+from .nearby import nearby
 from .parquet import decode, read_parquet
 from .trajectories import Trajectories
 
@@ -56,6 +57,11 @@ class CorpusManifest(BaseModel):
     @property
     def bytes(self) -> int:
         return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """Tells this corpus from every other: its settings, and the sha256 of each shard."""
+        return storage.sha256(self.model_dump_json().encode())
 
     @property
     def share_of_all_states(self) -> float:
@@ -168,13 +174,14 @@ def damage_sentence(folder: Location, wrong: Sequence[str]) -> UserError:
 def read_rows(folder: Location, part: Part = "all") -> tuple[CorpusManifest, Trajectories]:
     """The manifest and the rows of a part of a corpus that the corpus stage has verified.
 
-    Reads only the shards that hold the part and computes no sha256. Raises
+    Reads only the shards that hold the part, from a bucket once per node. Raises
     UserError where rows are missing or do not belong to the manifest.
     """
     manifest = read_manifest(folder)
     wanted = manifest.part(part)
-    names = [s.name for s in manifest.shards if s.first < wanted.stop and s.last >= wanted.start]
-    rows = read_parquet(folder, names)
+    held = [s for s in manifest.shards if s.first < wanted.stop and s.last >= wanted.start]
+    place = nearby(folder, manifest.digest, {s.name: (s.bytes, s.sha256) for s in held})
+    rows = read_parquet(place, [s.name for s in held])
     inside = (rows.row_ids >= wanted.start) & (rows.row_ids < wanted.stop)
     rows = rows.select(inside.nonzero()[:, 0])
     _check_rows(folder, manifest, rows, wanted)

@@ -21,15 +21,11 @@ NAME = "verified.json"
 log = logging.getLogger(__name__)
 
 
-def digest(manifest: CorpusManifest) -> str:
-    return storage.sha256(manifest.model_dump_json().encode())
-
-
 def marked(folder: Location, manifest: CorpusManifest) -> dict[str, Stamp]:
     """The stamps of the shards that were verified against this manifest."""
     try:
         marker = json.loads(storage.read(storage.join(folder, NAME)))
-        if marker["manifest"] != digest(manifest):
+        if marker["manifest"] != manifest.digest:
             return {}
         return {name: (size, changed) for name, (size, changed) in marker["shards"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -57,7 +53,7 @@ def verify_once(
 
 
 def _mark(folder: Location, manifest: CorpusManifest, whole: Mapping[str, Stamp]) -> None:
-    marker = {"manifest": digest(manifest), "shards": whole}
+    marker = {"manifest": manifest.digest, "shards": whole}
     try:
         storage.write_json(storage.join(folder, NAME), marker)
     except UserError as error:  # a corpus that may only be read
