@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -57,16 +58,23 @@ def fetch_smollm2() -> Path:
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        gguf = _download_smollm2(Path(scratch))
-        ready = Path(scratch) / "ready"
-        _convert_smollm2(gguf, ready)
-        try:
-            ready.rename(folder)
-        except OSError:  # another process may have made the same folder meanwhile
-            if not folder.exists():
-                raise
+    # The first process of a node makes it, and the others wait.
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "config.json").is_file():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                gguf = _download_smollm2(Path(scratch))
+                ready = Path(scratch) / "ready"
+                _convert_smollm2(gguf, ready)
+                _take_place(ready, folder)
     return folder
+
+
+def _take_place(ready: Path, folder: Path) -> None:
+    try:
+        ready.rename(folder)
+    except OSError:  # on a file system without locks another node may have made it meanwhile
+        if not folder.exists():
+            raise
 
 
 def _download_smollm2(scratch: Path) -> Path:
