@@ -50,7 +50,10 @@ class Room:
 
 
 class BatchSize:
-    """Rows of a batch for one purpose on one device; ``size`` is what fits, as far as is known."""
+    """Rows of a batch for one purpose on one device.
+
+    ``size`` is the next batch's; ``fits`` is the largest that this process has seen to fit.
+    """
 
     def __init__(self, device: torch.device, start: int, most: int, key: kept.Key | None = None):
         """Begins with ``start`` rows, or with what is kept under ``key``; grows to ``most``.
@@ -62,6 +65,7 @@ class BatchSize:
         found = None if key is None else kept.recall(KIND, key)
         known = isinstance(found, int) and not isinstance(found, bool) and found >= 1
         self.size = min(found if known else start, self.most)
+        self.fits = 0
         self._known = self.size  # to later processes
         self._too_large: int | None = None  # the smallest batch that did not fit
 
@@ -97,6 +101,7 @@ class BatchSize:
                 continue
             results.append(made[0])
             done = part.stop
+            self.fits = max(self.fits, len(part))
             if len(part) == self.size:
                 self._fitted(room)
         return results
@@ -113,6 +118,7 @@ class BatchSize:
             )
         self._too_large = min(rows, self._too_large or rows)
         self.size = rows // 2
+        self.fits = min(self.fits, rows - 1)  # others may have taken memory since
 
     def _fitted(self, room: Room | None) -> None:
         """A whole batch did fit: remember its size, and double it while there is room."""

@@ -67,6 +67,7 @@ def test_a_batch_that_fits_is_doubled_until_it_does_not(cache):
     device, size = Device(20), BatchSize(CPU, 64, 64, key)
     size.over(100, device)
     assert device.parts == [2, 4, 8, 16, 32, *([16] * 4), 6]
+    assert size.size == size.fits == 16
     device.parts.clear()
     size.over(100, device)
     assert device.parts == [16] * 6 + [4]  # 32 is not tried again
@@ -250,6 +251,12 @@ def test_a_step_is_cut_into_as_many_parts_as_fit(tiny, rows, depth):
     assert parts == 4 and again.refused == 1  # begins with 2 states, and tries 4 once
     with pytest.raises(UserError, match="One sequence alone does not fit"):
         parts_on(tiny, rows, 1, depth)
+
+
+def test_parts_are_as_large_as_was_seen_to_fit_and_no_larger(tiny, rows):
+    """From 2 states on: 2 and 4 fit, then 2 are left, so that 8 is never tried."""
+    BatchSize.of(tiny, 8, "training, width 32, depth 0, k 2", 8).over(4, Device(2))
+    assert parts_on(tiny, rows, 100)[0] == 2
 
 
 def test_named_parts_are_the_fewest(tiny, rows):

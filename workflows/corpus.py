@@ -22,9 +22,10 @@ from jointsampler.corpus.manifest import (
     NAME,
     CorpusManifest,
     Shard,
-    damage_sentence,
     describe,
     read_manifest,
+    refuse_damage,
+    strays,
     write_manifest,
 )
 from jointsampler.corpus.parquet import decode
@@ -281,8 +282,7 @@ def finish(
     )
     write_manifest(plan.folder, manifest)
     damage = verify_once(plan.folder, manifest, known)
-    if damage:
-        raise damage_sentence(plan.folder, [f"{name} {what}" for name, what in damage.items()])
+    refuse_damage(plan.folder, damage | strays(plan.folder, manifest))
     return manifest
 
 

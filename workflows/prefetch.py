@@ -69,7 +69,7 @@ def fetch_prompts(config: Config) -> str | None:
 def fetch_everywhere(config: Config) -> list[Fetched]:
     """:func:`fetch_models` once on each node of the cluster that is alive.
 
-    Raises UserError naming the nodes that failed, or that hold different weights.
+    Prints a line for each. Raises UserError naming the nodes that failed.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -77,26 +77,22 @@ def fetch_everywhere(config: Config) -> list[Fetched]:
     from workflows import cluster
 
     cluster.connect()
-    nodes = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}
+    nodes = [node for node in ray.nodes() if node["Alive"]]
     task = ray.remote(num_cpus=0)(fetch_models)
-    waiting = {
-        address: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(config)
-        for node, address in nodes.items()
-    }  # fmt: skip
-    done, failed = [], {}
-    for address, result in waiting.items():
+    waiting = []
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        waiting.append(task.options(scheduling_strategy=there).remote(config))
+    done, failed = [], []
+    for node, result in zip(nodes, waiting, strict=True):
         try:
             done.append(ray.get(result))
+            print(f"prefetch: {done[-1]}", flush=True)
         except ray.exceptions.RayError as error:
-            told = cluster.user_error_in(error) or str(error).strip().splitlines()[-1]
-            failed[address] = str(told)
-    for fetched in done:
-        print(f"prefetch: {fetched}", flush=True)
+            why = cluster.user_error_in(error) or str(error).strip().splitlines()[-1]
+            failed.append(f"{node['NodeManagerAddress']}: {why}")
     if failed:
-        raise UserError(
-            f"{len(failed)} of {len(nodes)} nodes could not fetch: "
-            + "; ".join(f"{address}: {why}" for address, why in failed.items())
-        )
+        raise UserError(f"{len(failed)} of {len(nodes)} nodes could not fetch: {'; '.join(failed)}")
     return done
 
 

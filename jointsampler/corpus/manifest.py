@@ -8,7 +8,7 @@ manifest was complete. Which shards need no further verification is in ``verifie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -118,23 +118,24 @@ def verify_corpus(folder: Location) -> tuple[CorpusManifest, Trajectories]:
     not list. Raises UserError with everything that is wrong.
     """
     manifest = read_manifest(folder)
-    misfits(folder, manifest)
+    check_manifest(folder, manifest)
     rows: list[Trajectories] = []
     damage = check_shards(folder, manifest, manifest.shards, rows)
-    if damage:
-        raise damage_sentence(folder, [f"{name} {what}" for name, what in damage.items()])
+    refuse_damage(folder, damage | strays(folder, manifest))
     return manifest, Trajectories.joined(rows)
 
 
-def misfits(folder: Location, manifest: CorpusManifest) -> None:
-    """UserError unless the manifest's shards hold every row once and no other shard is beside them."""
+def check_manifest(folder: Location, manifest: CorpusManifest) -> None:
+    """UserError unless the manifest's shards hold every row once."""
     listed = [i for shard in manifest.shards for i in range(shard.first, shard.last + 1)]
     _check_ids(folder, sorted(listed), manifest.part("all"))
+
+
+def strays(folder: Location, manifest: CorpusManifest) -> dict[str, str]:
+    """Name -> damage of shards beside those of the manifest."""
     known = {shard.name for shard in manifest.shards}
-    present = sorted(storage.names(folder))
-    strays = [name for name in present if name.endswith(".parquet") and name not in known]
-    if strays:
-        raise damage_sentence(folder, [f"{name} is not in the manifest" for name in strays])
+    present = [name for name in sorted(storage.names(folder)) if name.endswith(".parquet")]
+    return {name: "is not in the manifest" for name in present if name not in known}
 
 
 def check_shards(
@@ -164,11 +165,14 @@ def check_shards(
     return damage
 
 
-def damage_sentence(folder: Location, wrong: Sequence[str]) -> UserError:
-    return UserError(
-        f"Corpus {shown(folder)}: {'; '.join(wrong)}. Run the corpus stage again: it makes "
-        "what is missing or damaged anew, with the same rows."
-    )
+def refuse_damage(folder: Location, damage: Mapping[str, str]) -> None:
+    """UserError with everything that is wrong, if anything is."""
+    if damage:
+        wrong = "; ".join(f"{name} {what}" for name, what in damage.items())
+        raise UserError(
+            f"Corpus {shown(folder)}: {wrong}. Run the corpus stage again: it makes "
+            "what is missing or damaged anew, with the same rows."
+        )
 
 
 def read_rows(folder: Location, part: Part = "all") -> tuple[CorpusManifest, Trajectories]:
@@ -181,7 +185,13 @@ def read_rows(folder: Location, part: Part = "all") -> tuple[CorpusManifest, Tra
     wanted = manifest.part(part)
     held = [s for s in manifest.shards if s.first < wanted.stop and s.last >= wanted.start]
     place = nearby(folder, manifest.digest, {s.name: (s.bytes, s.sha256) for s in held})
-    rows = read_parquet(place, [s.name for s in held])
+    names = [shard.name for shard in held]
+    try:
+        rows = read_parquet(place, names)
+    except UserError:
+        if place == folder:
+            raise
+        rows = read_parquet(folder, names)  # the node's copy was damaged since
     inside = (rows.row_ids >= wanted.start) & (rows.row_ids < wanted.stop)
     rows = rows.select(inside.nonzero()[:, 0])
     _check_rows(folder, manifest, rows, wanted)

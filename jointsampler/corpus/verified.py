@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from .. import storage
 from ..errors import UserError
 from ..storage import Location, Stamp
-from .manifest import CorpusManifest, check_shards, misfits
+from .manifest import CorpusManifest, check_manifest, check_shards
 
 NAME = "verified.json"
 log = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ def verify_once(
 
     ``known``: stamps of further shards that this process has verified. What is whole is
     marked, so that later stages read none of it. Raises UserError where the manifest
-    itself does not hold every row once, or other shards lie beside its own.
+    itself does not hold every row once.
     """
-    misfits(folder, manifest)
+    check_manifest(folder, manifest)
     stamps, before = storage.stamps(folder), marked(folder, manifest)
     trusted = before | dict(known or {})
     changed = [s for s in manifest.shards if trusted.get(s.name) != stamps.get(s.name, ())]

@@ -41,7 +41,7 @@ def fitting_parts(
     are this worker's longest rows, at the deepest depth. Raises UserError where a
     single state does not fit.
     """
-    share = settings.batch_size // place.world
+    share = -(-settings.batch_size // place.world)  # the largest
     most = -(-share // settings.accumulate)
     config, length = sampler.config, states.trajectories.length
     purpose = f"training, width {config.width}, depth {config.depth}, k {distill.k_max}"
@@ -60,7 +60,7 @@ def fitting_parts(
     size.over(most, tried)
     del reserve
     sampler.zero_grad(set_to_none=True)
-    parts = max(settings.accumulate, -(-share // size.size))
+    parts = max(settings.accumulate, -(-share // size.fits))
     parts = next(n for n in range(parts, share + 1) if share % n == 0)
     return max(gathered(parts, place.world))
 
@@ -70,7 +70,11 @@ def _longest(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(rows [count], starts [count], advances [D, count]) that take as much memory as any can."""
     prompts = states.trajectories.prompts
-    own = sorted(range(place.rank, len(prompts), place.world), key=lambda row: -len(prompts[row]))
+    # A row whose states are kept needs no teacher pass.
+    own = sorted(
+        range(place.rank, len(prompts), place.world),
+        key=lambda row: (row in states.kept, -len(prompts[row])),
+    )
     rows = torch.tensor([own[i % len(own)] for i in range(count)])
     depths = torch.tensor([1]) if hybrid else torch.arange(1, distill.k_max)
     return rows, torch.zeros_like(rows), depths[:, None].expand(-1, count)

@@ -121,14 +121,14 @@ def test_a_shard_that_changed_is_verified_again_and_no_other(plan, shards, count
     assert plan.intact() and counting.of_shards() == {}
 
 
-def test_a_shard_that_is_gone_or_not_listed_is_noticed_without_reading(plan, shards, counting):
+def test_a_shard_that_is_gone_is_noticed_and_one_too_many_is_refused(plan, shards, counting):
     finished(plan, shards)
     counting.of_shards()
-    (plan.folder / "part-9.parquet").write_bytes(shards[0])
-    assert not plan.intact() and counting.of_shards() == {}
-    (plan.folder / "part-9.parquet").unlink()
     (plan.folder / SHARDS[2]).unlink()
     assert not plan.intact() and set(counting.of_shards()) <= {SHARDS[2]}
+    (plan.folder / "part-9.parquet").write_bytes(shards[0])
+    with pytest.raises(UserError, match=r"part-9\.parquet is not in the manifest"):
+        finished(plan, shards)
 
 
 def test_a_copy_is_verified_as_a_whole_and_then_trusted(plan, shards, counting, tmp_path):
@@ -212,6 +212,9 @@ def test_workers_of_a_node_read_a_bucket_once(bucket, shards, counting, tmp_path
     assert counting.of_shards() == {SHARDS[3]: 2} | dict.fromkeys(SHARDS[:3], 3)
     assert torch.equal(whole[0].tokens, whole[1].tokens)
     assert torch.equal(whole[0].tokens[6:], first.tokens)
+    (copy,) = (tmp_path / "node").rglob(SHARDS[1])
+    copy.write_bytes(bytes(len(shards[1])))  # a copy that was damaged is not trusted
+    assert torch.equal(read_rows(plan.folder)[1].tokens, whole[0].tokens)
 
 
 def test_a_node_without_room_reads_the_bucket_itself(bucket, shards, tmp_path, monkeypatch, caplog):

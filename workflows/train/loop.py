@@ -41,11 +41,11 @@ def train_loop(plan: TrainPlan) -> None:
     sampler = new_sampler(plan.sampler, plan.columns, plan.settings, plan.seed, teacher)
     twin = copy.deepcopy(sampler).eval()  # outside the engine, for validations and checkpoints
     states = TeacherStates(twin.reading(teacher), rows, plan.settings.cache_gib)
+    keep_states(states, plan, place, context.get_local_world_size())
     settings = in_parts(plan.settings, states, twin, place)
     engine = SamplerEngine(sampler, settings, device)
     saved = ray.train.get_checkpoint()
     state = None if saved is None else checkpoint.resume(engine, saved, place)
-    keep_states(states, plan, engine, place, context.get_local_world_size())
     decoding = plan.corpus.settings
     cost = update_cost(teacher, twin, COST_BATCH, rows.length, decoding.order).ratio
     # A greedy corpus has one token per state, to which no KL is finite: it is validated at T = 1.
@@ -108,9 +108,7 @@ def read_rows(plan: TrainPlan, teacher: Teacher, place: Place) -> tuple[Trajecto
     return rows, held_out
 
 
-def keep_states(
-    states: TeacherStates, plan: TrainPlan, engine: SamplerEngine, place: Place, workers_here: int
-) -> None:
+def keep_states(states: TeacherStates, plan: TrainPlan, place: Place, workers_here: int) -> None:
     """Compute and keep the teacher's states of this worker's rows, as far as train.cache_gib goes."""
     settings = plan.settings
     if not settings.cache_gib:
@@ -118,7 +116,7 @@ def keep_states(
     own = range(place.rank, len(states.trajectories), place.world)
     check_memory(states, own, settings, workers_here)
     begin = time.monotonic()
-    with engine.precision():
+    with precision(settings, states.teacher.device):
         states.fill(own)
     if place.rank == 0:
         say(

@@ -60,7 +60,7 @@ def memory_in_one_sentence(settings: TrainConfig) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         raise UserError(
-            f"A training step in {settings.accumulate} parts ran out of the device's memory, which it "
+            f"A training step in {settings.accumulate} parts ran out of the device's memory, although it "
             f"fitted when the training began: set train.accumulate={2 * settings.accumulate} or more, or "
             "leave the device to this run alone."
         ) from error
