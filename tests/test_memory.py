@@ -253,10 +253,10 @@ def test_a_step_is_cut_into_as_many_parts_as_fit(tiny, rows, depth):
         parts_on(tiny, rows, 1, depth)
 
 
-def test_parts_are_as_large_as_was_seen_to_fit_and_no_larger(tiny, rows):
-    """From 2 states on: 2 and 4 fit, then 2 are left, so that 8 is never tried."""
-    BatchSize.of(tiny, 8, "training, width 32, depth 0, k 2", 8).over(4, Device(2))
-    assert parts_on(tiny, rows, 100)[0] == 2
+def test_parts_grow_again_on_a_device_with_more_memory_than_last_time(tiny, rows):
+    assert parts_on(tiny, rows, 5)[0] == 4
+    parts, large = parts_on(tiny, rows, 100)
+    assert parts == 1 and large.asked == [4, 8, 16, 4]  # of 2, 4, 8 states and the last 2
 
 
 def test_named_parts_are_the_fewest(tiny, rows):

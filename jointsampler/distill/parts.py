@@ -46,7 +46,9 @@ def fitting_parts(
     config, length = sampler.config, states.trajectories.length
     purpose = f"training, width {config.width}, depth {config.depth}, k {distill.k_max}"
     size = BatchSize.of(states.teacher, length, purpose, most)
-    rows, starts, advances = _longest(states, config.depth > 0, distill, most, place)
+    # Doubling up to ``most`` takes less than twice as many rows.
+    count = most if size.size == most else 2 * most
+    rows, starts, advances = _longest(states, config.depth > 0, distill, count, place)
 
     def tried(part: range) -> None:
         here = slice(part.start, part.stop)
@@ -57,7 +59,7 @@ def fitting_parts(
         loss.backward()
 
     reserve = _reserved(states.teacher.device, sampler)
-    size.over(most, tried)
+    size.over(count, tried)
     del reserve
     sampler.zero_grad(set_to_none=True)
     parts = max(settings.accumulate, -(-share // size.fits))
