@@ -40,13 +40,19 @@ class Room:
         if device.type != "cuda":
             return None
         torch.cuda.reset_peak_memory_stats(device)
-        used = torch.cuda.memory_allocated(device)
-        cached = torch.cuda.memory_reserved(device) - used
-        return cls(used, torch.cuda.mem_get_info(device)[0] + cached)
+        used, held = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        unused = min(torch.cuda.mem_get_info(device)[0], device_memory(device) - held)
+        return cls(used, unused + held - used)
 
     def holds(self, times: float, peak: int) -> bool:
         """Whether ``times`` the batch that took ``peak`` bytes in all should fit."""
         return (peak - self.used) * times <= _SPARE * self.free
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that this process may use: all, or its share where it has been given one."""
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return int(share * torch.cuda.get_device_properties(device).total_memory)
 
 
 class BatchSize:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config.schema import TrainConfig
-from ..memory import BatchSize
+from ..memory import BatchSize, device_memory
 from ..sampler import JointSampler
 from .positions import DistillSettings
 from .step import distill_step
@@ -86,7 +86,6 @@ def _reserved(device: torch.device, sampler: JointSampler) -> Tensor | None:
     """Memory that the engine will take, held on a CUDA device meanwhile."""
     if device.type != "cuda":
         return None
-    total = torch.cuda.get_device_properties(device).total_memory
     weights = sum(p.numel() for p in sampler.parameters())
-    size = int(_SPARE * total) + _OPTIMIZER_BYTES * weights
+    size = int(_SPARE * device_memory(device)) + _OPTIMIZER_BYTES * weights
     return torch.empty(size, dtype=torch.uint8, device=device)
