@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,40 @@ def test_a_batch_never_grows_beyond_its_start_where_memory_cannot_be_measured():
 def test_growing_needs_room_for_the_peak_of_the_larger_batch():
     room = Room(used=10, free=100)
     assert room.holds(2, peak=55) and not room.holds(2, peak=56)  # 45 x 2 of 90 %, 46 x 2
+
+
+class Cuda:
+    """What torch says of a device on which weights take 100 bytes of ``total``, and a row takes ``row``."""
+
+    def __init__(self, monkeypatch, row: int, total: int = 1000, share: float = 1.0):
+        self.row, self.limit, self.peak, self.parts = row, total * share, 100, []
+        says = {
+            "memory_allocated": lambda device: 100, "memory_reserved": lambda device: 150,
+            "mem_get_info": lambda device: (total - 150, total),
+            "get_device_properties": lambda device: SimpleNamespace(total_memory=total),
+            "get_per_process_memory_fraction": lambda device: share,
+            "max_memory_allocated": lambda device: self.peak,
+            "reset_peak_memory_stats": lambda device: None, "empty_cache": lambda: None,
+        }  # fmt: skip
+        for name, answer in says.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+
+    def __call__(self, part: range) -> None:
+        self.parts.append(len(part))
+        self.peak = 100 + self.row * len(part)
+        if self.peak > self.limit:
+            raise torch.OutOfMemoryError("no room")
+
+
+@pytest.mark.parametrize(
+    ("row", "share", "parts"),
+    [(10, 1.0, [4, 8, 16, 32, 64, 64]), (20, 1.0, [4, 8, 16, 32, 32, 32]), (10, 0.5, [4, 8, 16, 32, 32, 32])],
+)  # fmt: skip
+def test_a_batch_grows_beyond_its_start_while_there_is_room(monkeypatch, row, share, parts):
+    """900 bytes are left of the whole device and 400 of half of it, and a tenth stays free."""
+    device, size = Cuda(monkeypatch, row, share=share), BatchSize(torch.device("cuda"), 4, 64)
+    size.over(sum(parts), device)
+    assert device.parts == parts
 
 
 def test_a_single_row_that_does_not_fit_is_one_sentence():
