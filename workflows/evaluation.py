@@ -143,7 +143,7 @@ class EvaluationActor(Worker):
 def evaluator(plan: EvaluatePlan, judge: str | None) -> Evaluator:
     """The library's worker, with everything loaded on this process's device."""
     corpus = plan.train.corpus
-    teacher = teachers.load(corpus.teacher)
+    teacher = teachers.load_same(corpus.teacher, corpus.fingerprint)
     sampler = JointSampler.from_pretrained(plan.train.folder).beside(teacher)
     return Evaluator(
         teacher,
