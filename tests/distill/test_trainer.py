@@ -48,7 +48,7 @@ def rows(tiny):
     return Trajectories.from_generation(out, 2, tiny)
 
 
-def trainer(tiny, rows, state=None, engine=None, depth=0, **settings) -> Trainer:
+def trainer(tiny, rows, state=None, engine=None, depth=0, place=None, **settings) -> Trainer:
     defaults = dict(
         steps=6, batch_size=4, k_max=3, report_every=2, validate_every=3, save_every=4,
         validate_k=[2], precision="float32",
@@ -58,7 +58,9 @@ def trainer(tiny, rows, state=None, engine=None, depth=0, **settings) -> Trainer
     engine = engine or PlainEngine(sampler, parts=config.accumulate)
     states = TeacherStates(sampler.reading(tiny), rows.select(range(16)), config.cache_gib)
     states.fill(range(16))
-    validator = Validator(tiny, rows.select(range(16, 24)), config.validate_k, 1.0, "entropy")
+    validator = Validator(
+        tiny, rows.select(range(16, 24)), config.validate_k, 1.0, "entropy", place
+    )
     return Trainer(states, engine, copy.deepcopy(sampler).eval(), validator, config, 7, state)
 
 
@@ -168,6 +170,32 @@ def test_a_batch_in_parts_takes_the_same_step(tiny, rows, depth):
         weights.append(engine.weights())
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_mean_over_workers_of_uneven_shares_is_the_step_of_one_worker(
+    tiny, rows, depth, accumulate
+):
+    """Engines average over workers, so the mean of what five workers' steps do must be one worker's step."""
+
+    def moved(rank: int, world: int) -> dict[str, torch.Tensor]:
+        sampler = JointSampler.for_teacher(tiny, width=32, depth=depth, seed=1, k_max=3)
+        before = copy.deepcopy(sampler.state_dict())
+        engine = PlainEngine(sampler, accumulate, torch.optim.SGD)
+        settings = dict(batch_size=13, accumulate=accumulate, depth=depth)
+        made = trainer(tiny, rows, engine=engine, place=Place(rank, world), **settings)
+        made.make_step()
+        losses.append(made.recent.means()["loss"])
+        return {name: value - before[name] for name, value in engine.weights().items()}
+
+    losses: list[float] = []
+    alone = moved(0, 1)
+    five = [moved(rank, 5) for rank in range(5)]
+    for name, value in alone.items():
+        mean = sum(one[name] for one in five) / 5
+        torch.testing.assert_close(mean, value, rtol=1e-3, atol=1e-3 * float(value.abs().max()))
+    assert sum(losses[1:]) == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("what", ["loss", "block KL"])

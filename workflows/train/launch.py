@@ -22,12 +22,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jointsampler import JointSampler, storage
 from jointsampler.config import TrainConfig
-from jointsampler.errors import UserError
 from workflows import cluster
 from workflows.train.checkpoint import SAMPLER_FOLDER
 from workflows.train.engine import CPU_ENVIRONMENT
 from workflows.train.loop import train_loop
-from workflows.train.plan import TrainPlan
+from workflows.train.plan import TrainPlan, most_workers
 
 # CPUs per worker: less than one, because drivers of trials need a little of it. Ray divides sums
 # of it to count the workers that fit, which is exact only for a binary fraction.
@@ -97,15 +96,5 @@ def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Po
 
 
 def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:
-    """The pool with a size that divides the batch: the next smaller one, unless the user named it."""
-    if settings.workers and settings.batch_size % pool.size:
-        raise UserError(
-            f"train.batch_size={settings.batch_size} is not a multiple of train.workers={pool.size}."
-        )
-    size = next(n for n in range(pool.size, 0, -1) if settings.batch_size % n == 0)
-    if settings.batch_size // size % settings.accumulate:
-        raise UserError(
-            f"train.accumulate={settings.accumulate} does not divide a worker's share of the batch, "
-            f"train.batch_size={settings.batch_size} over {size} workers."
-        )
-    return dataclasses.replace(pool, size=size)
+    """The pool with as many workers as there are parts of a batch for, at most."""
+    return dataclasses.replace(pool, size=min(pool.size, most_workers(settings)))

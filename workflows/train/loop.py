@@ -15,9 +15,10 @@ import transformers
 from jointsampler import Teacher, Trajectories
 from jointsampler.corpus.manifest import split_corpus
 from jointsampler.distill import TeacherStates
+from jointsampler.distill.batch import shares
+from jointsampler.distill.positions import rows_of
 from jointsampler.distill.trainer import Trainer
 from jointsampler.distill.validate import Place, Validator
-from jointsampler.errors import UserError
 from jointsampler.evaluation.cost import update_cost
 from workflows import teachers
 from workflows.train import checkpoint
@@ -34,7 +35,7 @@ def train_loop(plan: TrainPlan) -> None:
     place = Place(context.get_world_rank(), context.get_world_size())
     device = ray.train.torch.get_device()
     teacher = teachers.load(plan.corpus.teacher, str(device))
-    rows, held_out = read_rows(plan, teacher, place)
+    rows, held_out = read_rows(plan, teacher)
     sampler = new_sampler(plan.sampler, plan.columns, plan.settings, plan.seed, teacher)
     twin = copy.deepcopy(sampler).eval()  # outside the engine, for validations and checkpoints
     engine = SamplerEngine(sampler, plan.settings, device)
@@ -79,16 +80,11 @@ def say(text: str) -> None:
     print(f"train: {text}", file=sys.stderr, flush=True)
 
 
-def read_rows(plan: TrainPlan, teacher: Teacher, place: Place) -> tuple[Trajectories, Trajectories]:
-    """(training, held-out) rows; UserError where they are another teacher's or too few."""
+def read_rows(plan: TrainPlan, teacher: Teacher) -> tuple[Trajectories, Trajectories]:
+    """(training, held-out) rows; UserError where they are another teacher's."""
     rows, held_out = split_corpus(plan.corpus.folder, verify=False)  # the corpus stage verified it
     rows.check_teacher(teacher)
-    rows = rows.select(training_rows(plan.settings, len(rows)))
-    if len(rows) < place.world:
-        raise UserError(
-            f"{len(rows)} training rows cannot be shared by {place.world} workers: set train.workers."
-        )
-    return rows, held_out
+    return rows.select(training_rows(plan.settings, len(rows))), held_out
 
 
 def keep_states(
@@ -98,7 +94,8 @@ def keep_states(
     settings = plan.settings
     if not settings.cache_gib:
         return
-    own = range(place.rank, len(states.trajectories), place.world)
+    share = shares(settings.batch_size, place.world)[place.rank]
+    own = rows_of(share, settings.batch_size, len(states.trajectories))
     check_memory(states, own, settings, workers_here)
     begin = time.monotonic()
     with engine.precision():
