@@ -52,12 +52,17 @@ def take(plan: TrainPlan) -> None:
     JointSampler.from_pretrained(plan.settings.warm_start).save_pretrained(plan.folder)
 
 
-def fit(plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int) -> dict[str, Any]:
+def fit(
+    plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int, gpu_share: float = 1.0
+) -> dict[str, Any]:
     """Train to the end, from the last checkpoint if there is one; the sampler goes to the plan's folder.
 
+    gpu_share: of a GPU, for each worker, where there are GPUs.
     Returns the metrics of the last report. Raises UserError where a worker does.
     """
     pool = fitting_pool(cluster.pool(workers, plan.corpus.teacher.device), plan.settings)
+    if pool.gpus:
+        pool = dataclasses.replace(pool, gpus=gpu_share)
     try:
         result = trainer(plan, callbacks, pool).fit()
     except TrainingFailedError as error:
@@ -80,7 +85,7 @@ def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Po
             # With two numbers Ray Train takes as many as there are nodes for, and looks every minute.
             num_workers=(fewest, pool.size) if fewest else pool.size,
             use_gpu=on_gpu,
-            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": CPU_SHARE},
+            resources_per_worker={"GPU": pool.gpus} if on_gpu else {"CPU": CPU_SHARE},
         ),
         run_config=RunConfig(
             # The name is the plan's key, so the same plan goes on from its last checkpoint.
