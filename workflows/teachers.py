@@ -44,9 +44,10 @@ def is_mapped(config: TeacherConfig) -> bool:
     """Whether a CPU reads the weights from the page cache, which all processes of a node share.
 
     So it is where config.json names the dtype that the teacher is used in, because then
-    nothing is converted.
+    nothing is converted; but experts are stacked into new tensors.
     """
     wanted = "float32" if config.dtype == "auto" else config.dtype
     named = find_checkpoint(config.name, config.revision, weights=False).config
     stored = named.get("dtype") or named.get("torch_dtype")
-    return config.quantization == "none" and stored == wanted
+    copied = config.quantization != "none" or bool(named.get("num_experts"))
+    return stored == wanted and not copied

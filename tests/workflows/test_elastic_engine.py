@@ -43,7 +43,6 @@ def test_five_then_three_then_four_workers_take_the_steps_of_one(
     settings = SETTINGS | dict(optimizer=optimizer, zero_stage=stage, accumulate=accumulate)
     one, weights = workers.train(tmp_path / "one", corpus, 1, 9, **settings)
     many, others = in_turn(corpus, tmp_path / "many", (5, 3, 4), **settings)
-    assert many == pytest.approx(one, rel=1e-4)
-    assert one[-1] < one[0]
+    assert many == pytest.approx(one, rel=1e-5)
     for name, value in weights.items():
-        torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-5)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from jointsampler.config import TeacherConfig, load_config
 from workflows import teachers
 from workflows.sweep import plan as sweep
 from workflows.sweep.placement import GIB, MOST_AT_ONCE, Need, Node, largest_need, place
 from workflows.sweep.room import startable
+from workflows.train.gpu_share import CONTEXT_BYTES, stay_in_share
 
 H100 = Node(cpus=96, gpus=8, memory=1000 * GIB)
 GPU_BYTES = 80 * GIB
@@ -102,3 +105,17 @@ def test_a_mapped_teacher_moves_from_every_trial_to_its_node(tmp_path):
     assert mapped.shared == teachers.weight_bytes(teachers.describe(half), half, False)
     assert not teachers.is_mapped(TeacherConfig()) and teachers.is_mapped(half)
     assert converted.host - mapped.host >= mapped.shared
+
+
+@pytest.mark.parametrize(("share", "limit"), [(1, None), (0.25, 0.24), (0.001, 0)])
+def test_a_trial_on_a_part_of_a_gpu_is_kept_to_it(monkeypatch, share, limit):
+    """The rest of its part is CUDA's own, outside of torch."""
+    limits: list[float] = []
+    properties = SimpleNamespace(total_memory=CONTEXT_BYTES * 100)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda value, device: limits.append(value)
+    )
+    stay_in_share(torch.device("cuda:0"), share)
+    stay_in_share(torch.device("cpu"), share)
+    assert limits == ([] if limit is None else [pytest.approx(limit)])

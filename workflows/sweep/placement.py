@@ -21,11 +21,11 @@ from jointsampler.errors import UserError
 from workflows import teachers
 from workflows.forecast import planned_sampler, row_length
 from workflows.sweep.plan import SweepPlan, axes_of
+from workflows.train.gpu_share import CONTEXT_BYTES
 from workflows.train.plan import TrainPlan, training_rows
 
 GIB = 2**30
 PROCESS_BYTES = int(0.8 * GIB)  # torch, Ray and DeepSpeed in a training worker; measured 0.65
-CONTEXT_BYTES = int(0.8 * GIB)  # of CUDA, cuBLAS and NCCL in a process; an assumption
 USABLE = 0.9  # share of a device's or node's memory that is planned for
 MOST_ON_A_GPU = 8  # they share its compute, so more gain nothing
 MOST_AT_ONCE = 32  # trials: each has two processes on the driver's node

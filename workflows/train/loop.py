@@ -11,7 +11,6 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 import transformers
 
 from jointsampler import Teacher, Trajectories
@@ -25,6 +24,7 @@ from jointsampler.evaluation.cost import update_cost
 from workflows import teachers
 from workflows.train import checkpoint
 from workflows.train.engine import SamplerEngine
+from workflows.train.gpu_share import stay_in_share
 from workflows.train.memory import check_memory
 from workflows.train.plan import TrainPlan, new_sampler, training_rows
 
@@ -36,7 +36,7 @@ def train_loop(plan: TrainPlan) -> None:
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size())
     device = ray.train.torch.get_device()
-    stay_in_share(device)
+    stay_in_share(device, ray.get_runtime_context().get_assigned_resources().get("GPU", 1))
     teacher = teachers.load(plan.corpus.teacher, str(device))
     rows, held_out = read_rows(plan, teacher)
     sampler = new_sampler(plan.sampler, plan.columns, plan.settings, plan.seed, teacher)
@@ -70,13 +70,6 @@ def train_loop(plan: TrainPlan) -> None:
             f"no better than step {trainer.state.best_step} for {trainer.state.waited} validations, "
             f"stopped at step {trainer.state.step}"
         )
-
-
-def stay_in_share(device: torch.device) -> None:
-    """Keep this process to its part of a GPU that trials share, so that one that needs more fails alone."""
-    share = ray.get_runtime_context().get_assigned_resources().get("GPU", 1)
-    if device.type == "cuda" and share < 1:
-        torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def quiet() -> None:
