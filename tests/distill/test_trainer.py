@@ -172,6 +172,23 @@ def test_a_batch_in_parts_takes_the_same_step(tiny, rows, depth):
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("what", ["loss", "block KL"])
+def test_a_training_that_diverges_is_one_sentence(tiny, rows, what):
+    made = trainer(tiny, rows, report_every=1 if what == "loss" else 6, validate_every=2)
+    with torch.no_grad():
+        made.engine.module.project.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match=f"Training diverged: the {what} is .*Lower train.lr"):
+        emitted(made)
+
+
+def test_the_learning_rate_warms_up_stays_and_cools_down_to_nothing():
+    settings = TrainConfig(steps=100, warmup_steps=9, cooldown=0.5)
+    factors = [learning_rate_factor(step, settings) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == factors[50] == 1
+    assert factors[75] == pytest.approx(0.5) and factors[100] == 0
+    assert learning_rate_factor(99, TrainConfig(steps=100, cooldown=0)) == 1
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("depth", [0, 2])
 def test_the_mean_over_workers_of_uneven_shares_is_the_step_of_one_worker(
@@ -196,20 +213,3 @@ def test_the_mean_over_workers_of_uneven_shares_is_the_step_of_one_worker(
         mean = sum(one[name] for one in five) / 5
         torch.testing.assert_close(mean, value, rtol=1e-3, atol=1e-3 * float(value.abs().max()))
     assert sum(losses[1:]) == pytest.approx(losses[0], rel=1e-4)
-
-
-@pytest.mark.parametrize("what", ["loss", "block KL"])
-def test_a_training_that_diverges_is_one_sentence(tiny, rows, what):
-    made = trainer(tiny, rows, report_every=1 if what == "loss" else 6, validate_every=2)
-    with torch.no_grad():
-        made.engine.module.project.weight.fill_(torch.nan)
-    with pytest.raises(UserError, match=f"Training diverged: the {what} is .*Lower train.lr"):
-        emitted(made)
-
-
-def test_the_learning_rate_warms_up_stays_and_cools_down_to_nothing():
-    settings = TrainConfig(steps=100, warmup_steps=9, cooldown=0.5)
-    factors = [learning_rate_factor(step, settings) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1) and factors[9] == factors[50] == 1
-    assert factors[75] == pytest.approx(0.5) and factors[100] == 0
-    assert learning_rate_factor(99, TrainConfig(steps=100, cooldown=0)) == 1

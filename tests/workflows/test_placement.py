@@ -11,7 +11,8 @@ import torch
 from jointsampler.config import TeacherConfig, load_config
 from workflows import teachers
 from workflows.sweep import plan as sweep
-from workflows.sweep.placement import GIB, MOST_AT_ONCE, Need, Node, largest_need, place
+from workflows.sweep.need import GIB, Need, is_mapped, largest_need, weight_bytes
+from workflows.sweep.placement import MOST_AT_ONCE, Node, place
 from workflows.sweep.room import startable
 from workflows.train.gpu_share import CONTEXT_BYTES, stay_in_share
 
@@ -87,7 +88,7 @@ def need_with(tmp_path, *overrides: str, on_gpu: bool) -> Need:
 
 
 def test_the_need_of_a_trial_follows_from_its_shapes(tmp_path):
-    weights = teachers.weight_bytes(teachers.describe(TeacherConfig()), TeacherConfig(), True)
+    weights = weight_bytes(teachers.describe(TeacherConfig()), TeacherConfig(), True)
     gpu = need_with(tmp_path, on_gpu=True)
     wide = need_with(tmp_path, "sweep.space={sampler.width: [960]}", on_gpu=True)
     parts = need_with(tmp_path, "train.accumulate=8", on_gpu=True)
@@ -102,8 +103,8 @@ def test_a_mapped_teacher_moves_from_every_trial_to_its_node(tmp_path):
     mapped = need_with(tmp_path, "teacher.dtype=float16", on_gpu=False)
     half = TeacherConfig(dtype="float16")
     assert (converted.shared, converted.device) == (0, 0)
-    assert mapped.shared == teachers.weight_bytes(teachers.describe(half), half, False)
-    assert not teachers.is_mapped(TeacherConfig()) and teachers.is_mapped(half)
+    assert mapped.shared == weight_bytes(teachers.describe(half), half, False)
+    assert not is_mapped(TeacherConfig()) and is_mapped(half)
     assert converted.host - mapped.host >= mapped.shared
 
 

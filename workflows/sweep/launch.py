@@ -23,7 +23,8 @@ from jointsampler.evaluation.results import SweepTable, Trial
 from jointsampler.evaluation.worth import nats_at_speed, speed_at_nats
 from workflows import cluster
 from workflows.sweep import room
-from workflows.sweep.placement import Placement, largest_need, place
+from workflows.sweep.need import largest_need
+from workflows.sweep.placement import Placement, place
 from workflows.sweep.plan import VARIANT, SweepPlan, count, resolved
 from workflows.tracking import Tracker, TrainReporter, child_run
 from workflows.train.launch import CPU_SHARE, fit
