@@ -93,12 +93,19 @@ def test_training_reduces_the_loss(tiny, rows, depth):
 
 
 def test_the_sampler_holds_the_best_weights_when_a_checkpoint_is_due(tiny, rows):
-    made = trainer(tiny, rows, engine=None, steps=4, validate_every=1, save_every=4)
-    made.engine.optimizer.param_groups[0]["lr"] = 0.5  # every step makes it worse
+    made = trainer(tiny, rows, steps=4, validate_every=1, save_every=4)
+    captured, seen = iter([0.1, 0.3, 0.2, 0.0]), []
+
+    def validator(sampler: JointSampler) -> dict[str, float]:
+        seen.append(copy.deepcopy(sampler.state_dict()))
+        return {"captured_k2": next(captured)}
+
+    made.validator = validator
     emitted(made)
-    assert made.state.best_step < 4
+    assert made.state.best_step == 2
     for name, value in made.sampler.state_dict().items():
-        assert torch.equal(value, made.state.best_weights[name])
+        assert torch.equal(value, seen[1][name])
+    assert not torch.equal(seen[1]["project.weight"], seen[3]["project.weight"])
 
 
 def test_a_validation_is_the_block_kl_of_the_held_out_rows(tiny, rows, trained_like):
@@ -136,9 +143,10 @@ def test_workers_measure_each_held_out_row_once(tiny, rows):
 
 def test_patience_ends_a_training_that_no_longer_improves(tiny, rows):
     made = trainer(tiny, rows, steps=50, validate_every=1, patience=2, report_every=50)
-    made.engine.optimizer.param_groups[0]["lr"] = 0.5
+    captured = iter([0.1, 0.2, 0.1, 0.15])
+    made.validator = lambda sampler: {"captured_k2": next(captured)}
     found = emitted(made)
-    assert made.state.waited == 2 and made.state.step == made.state.best_step + 2 < 50
+    assert (made.state.waited, made.state.best_step, made.state.step) == (2, 2, 4)
     assert found[-1][1]  # with a checkpoint
     assert emitted(trainer(tiny, rows, made.state, patience=2)) == []  # and it stays ended
 
