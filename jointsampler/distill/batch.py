@@ -41,13 +41,8 @@ class Batch:
         must all make the same number of parts.
         """
         here = slice(states.start, states.stop) if states else slice(0, 1)
-        counts = 1.0 if states else 0.0
-        return Batch(
-            self.index[here],
-            self.starts[here],
-            self.advances[:, here],
-            self.weights[:, here] * counts,
-        )
+        weights = self.weights[:, here] * bool(states)
+        return Batch(self.index[here], self.starts[here], self.advances[:, here], weights)
 
     def divided(self, among: int) -> list[Batch]:
         """This batch in ``among`` parts, as :func:`shares` says."""

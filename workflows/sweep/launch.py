@@ -69,14 +69,13 @@ def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
 
 def placement_of(plan: SweepPlan) -> Placement:
     """How many trials run at a time and where, said in one line."""
-    settings, device = plan.settings, plan.corpus.teacher.device
-    present = room.nodes()
-    on_gpu = device == "cuda" or (device == "auto" and any(node.gpus for node in present))
+    settings = plan.settings
+    on_gpu = cluster.pool(1, plan.corpus.teacher.device).gpus > 0
     need = largest_need(plan, on_gpu)
     made = place(
         settings.workers,
         count(settings),
-        present,
+        room.nodes(),
         need,
         on_gpu=on_gpu,
         gpu_bytes=room.gpu_bytes() if on_gpu and settings.workers == 1 else None,

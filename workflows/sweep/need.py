@@ -48,13 +48,14 @@ def largest_need(plan: SweepPlan, on_gpu: bool) -> Need:
     axes = axes_of(plan.settings)
     teacher = teachers.describe(plan.config.teacher)
     shared = not on_gpu and is_mapped(plan.config.teacher)
-    needs = []
+    workers, needs = plan.settings.workers or 1, []
     for point in itertools.islice(itertools.product(*axes.values()), TRIED):
         try:
             trial = plan.trial(dict(zip(axes, point, strict=True)))
         except UserError:  # of a random search: values that do not go together
             continue
-        needs.append(need_of(trial, teacher, plan.settings.workers or 1, on_gpu, shared))
+        needs.append(need_of(trial, teacher, workers, on_gpu, shared))
+    needs = needs or [need_of(plan.trial({}), teacher, workers, on_gpu, shared)]
     return max(needs, key=lambda need: need.device + need.host)
 
 

@@ -30,7 +30,7 @@ class Node:
 @dataclass(frozen=True)
 class Placement:
     at_once: int  # trials
-    gpu_share: float  # of a GPU, per worker; 0 without GPUs
+    gpu_share: float  # of a GPU, per worker, where there are GPUs
 
 
 def place(
@@ -54,8 +54,7 @@ def place(
     slots = sum(node.count * slots_on(node, need, on_gpu, together, cpu_share) for node in nodes)
     fitting = max(1, min(trials, slots // workers, MOST_AT_ONCE)) if workers else 1
     # Rounded down to what Ray counts in, so that all of them fit into one GPU.
-    share = math.floor(1e4 / together) / 1e4 if on_gpu else 0.0
-    return Placement(at_once or fitting, share)
+    return Placement(at_once or fitting, math.floor(1e4 / together) / 1e4)
 
 
 def on_a_gpu(need: Need, gpu_bytes: int | None) -> int:
