@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..errors import UserError
 
+_PREFIX = 256  # tokens of a top-p set found without a sort of the vocabulary
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -36,12 +38,39 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     probs = torch.softmax(logits, dim=-1)
     if sampling.top_p == 1:
         return probs
-    # The smallest set of likeliest tokens whose mass reaches top_p (Holtzman et al. 2020).
-    ordered, index = probs.sort(dim=-1, descending=True, stable=True)
+    return _nucleus(probs, sampling.top_p)
+
+
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """The smallest set of likeliest tokens whose mass reaches top_p (Holtzman et al. 2020).
+
+    probs and result: [..., V], which sum to 1. Of equally likely tokens at the edge those
+    with the lowest ids are kept. A sort of V numbers costs fifty times the softmax that
+    made them, so a prefix is sorted alone wherever it holds the set.
+    """
+    if probs.shape[-1] > 4 * _PREFIX:
+        ordered, index = _prefix(probs)
+        before = ordered.cumsum(-1) - ordered
+        # The set ends before the prefix does, and not among equals that the prefix may cut.
+        last = torch.where(before < top_p, ordered, 1.0).amin(-1)
+        if bool(((before[..., -1] >= top_p) & (ordered[..., -1] < last)).all()):
+            return _kept(probs, ordered, index, top_p)
+    return _kept(probs, *probs.sort(dim=-1, descending=True, stable=True), top_p)
+
+
+def _prefix(probs: Tensor) -> tuple[Tensor, Tensor]:
+    """The _PREFIX largest of [..., V] and their ids, as a stable sort has them first."""
+    index = probs.topk(_PREFIX, dim=-1).indices.sort(dim=-1).values
+    ordered, place = probs.gather(-1, index).sort(dim=-1, descending=True, stable=True)
+    return ordered, index.gather(-1, place)
+
+
+def _kept(probs: Tensor, ordered: Tensor, index: Tensor, top_p: float) -> Tensor:
+    """[..., V]: those of ``ordered``, which stand at ``index``, up to the mass top_p; normalised."""
     before = ordered.cumsum(-1) - ordered
-    kept = torch.where(before < sampling.top_p, ordered, 0.0)
-    probs = torch.zeros_like(probs).scatter(-1, index, kept)
-    return probs / probs.sum(-1, keepdim=True)
+    kept = torch.where(before < top_p, ordered, 0.0)
+    kept = torch.zeros_like(probs).scatter(-1, index, kept)
+    return kept / kept.sum(-1, keepdim=True)
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
