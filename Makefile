@@ -26,6 +26,10 @@ benchmark: install
 test: install
 	$(VENV)/bin/python -m pytest
 
+# The whole chain once, small: on a CUDA device where there is one, in under ten minutes.
+smoke: install
+	$(VENV)/bin/python -m pytest tests/ray/test_smoke.py -rs
+
 lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -208,7 +208,9 @@ def wrong_in_readme(text: str) -> Iterator[str]:
     for key in set(re.findall(r"\b([a-z]+\.[a-z_]+)=", text)) - set(known_keys()):
         yield f"no such key of the configuration: {key}"
     linked = re.findall(r"\]\(([a-z][\w./-]*)\)", text)
-    for path in re.findall(r"cluster/[\w./-]*[\w/]", text) + [f"cluster/{name}" for name in linked]:
+    for path in re.findall(r"(?<![\w/])cluster/[\w./-]*[\w/]", text) + [
+        f"cluster/{name}" for name in linked
+    ]:
         if not (ROOT / path).exists():
             yield f"no such file: {path}"
 

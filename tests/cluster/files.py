@@ -59,7 +59,9 @@ def pods(thing: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def containers() -> list[dict[str, Any]]:
-    things = [thing for path in (RAYCLUSTER, RAYJOB, MLFLOW_PODS) for thing in manifests(path)]
+    things = [
+        thing for path in (RAYCLUSTER, RAYJOB, REDIS, MLFLOW_PODS) for thing in manifests(path)
+    ]
     return [container for thing in things for pod in pods(thing) for container in pod["containers"]]
 
 

@@ -81,7 +81,9 @@ def other_versions(text: str) -> Iterator[str]:
     """What a file says of Ray, torch, DeepSpeed or MLflow that is not the lock's."""
     versions = locked()
     named = [("ray", v) for v in re.findall(r"rayproject/ray:([\d.]+)-", text)]
-    named += [("ray", v) for v in re.findall(r"(?:rayVersion: \"|\bRay )(\d+\.\d+(?:\.\d+)?)", text)]
+    named += [
+        ("ray", v) for v in re.findall(r"(?:rayVersion: \"|\bRay )(\d+\.\d+(?:\.\d+)?)", text)
+    ]
     named += re.findall(
         r"\b(ray|torch|deepspeed|mlflow)(?:\[[\w,]+\])?\s*[=~<>]=\s*([\d.]+\d)", text
     )
@@ -119,7 +121,7 @@ def test_image_bare_nodes_and_client_install_from_the_lock():
     pips = re.findall(r"pip install .*", text)
     assert len(pips) == 2 and all("--constraint /tmp/requirements.lock" in line for line in pips)
     for path in (README, SBATCH, AWS, GCP):
-        lines = re.findall(r".*(?:pip install|make install).*", path.read_text())
+        lines = re.findall(r".*(?:pip install.*'ray|make install).*", path.read_text())
         assert lines and all("cluster/requirements.lock" in line for line in lines), path
     made = subprocess.run(
         ["make", "--dry-run", "install", "LOCK=cluster/requirements.lock", "VENV=/nowhere"],
@@ -469,7 +471,7 @@ def workflow_commands() -> list[list[str]]:
 
 def test_every_command_is_one_that_the_workflow_takes(monkeypatch):
     commands = workflow_commands()
-    assert len(commands) == 4
+    assert len(commands) == 5
     for python, script, *arguments in commands:
         assert python == "python" and (ROOT / script).is_file()
         _, out = parsed(arguments, monkeypatch)
