@@ -12,7 +12,7 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+                item.add_marker(pytest.mark.skip(reason=f"no CUDA device: {item.name}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
