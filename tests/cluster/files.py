@@ -78,3 +78,7 @@ def parsed(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Pa
     monkeypatch.chdir(ROOT)
     args = run_cli.parser().parse_intermixed_args(["pipeline", *argv])
     return load_config(run_cli.config_file(args.config), args.overrides), Path(args.out)
+
+
+def ray_pods() -> list[dict]:
+    return [pod for path in (RAYCLUSTER, RAYJOB) for pod in pods(read(path))]

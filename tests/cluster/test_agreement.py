@@ -1,4 +1,4 @@
-"""The files under ``cluster/`` agree with each other, with the lock file and with the code."""
+"""The files under ``cluster/`` agree with each other and with the code."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ import shlex
 import signal
 import subprocess
 import zipfile
-from collections.abc import Iterator
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
 from ray._private.runtime_env.packaging import create_package
-from ray.autoscaler._private.kuberay.autoscaling_config import (
-    _derive_autoscaling_config_from_ray_cr as as_ray_reads_it,
-)
 
 from jointsampler.errors import UserError
 from tests.cluster.checks import CHECKS
@@ -27,14 +22,9 @@ from tests.cluster.files import (
     COMPOSE,
     DOCKERFILE,
     GCP,
-    LOCK,
     MLFLOW_PODS,
-    NETWORK,
-    PROJECT,
     RAYCLUSTER,
     RAYJOB,
-    README,
-    REDIS,
     ROOT,
     SBATCH,
     SHARED,
@@ -44,307 +34,12 @@ from tests.cluster.files import (
     manifests,
     parsed,
     pods,
+    ray_pods,
     read,
     shell_blocks,
 )
 from tests.ray.nodes import wait_until
 from workflows import estimate, forecast, report
-
-# Versions -----------------------------------------------------------------------------------------
-
-
-def locked() -> dict[str, set[str]]:
-    """Package -> its versions; more than one where Pythons differ."""
-    found: dict[str, set[str]] = {}
-    for line in LOCK.read_text().splitlines():
-        if not line.startswith("#"):
-            requirement = Requirement(line)
-            (version,) = [s.version for s in requirement.specifier]
-            found.setdefault(requirement.name, set()).add(version)
-    return found
-
-
-def test_the_lock_has_every_dependency_in_a_version_that_pyproject_admits():
-    assert "make lock" in LOCK.read_text().splitlines()[1]
-    everything = list(PROJECT["dependencies"])
-    for extra in PROJECT["optional-dependencies"].values():
-        everything += extra
-    versions = locked()
-    for requirement in map(Requirement, everything):
-        for version in versions[requirement.name.lower()]:
-            assert requirement.specifier.contains(version), requirement
-    for package in ("ray", "torch", "deepspeed"):
-        assert len(versions[package]) == 1
-
-
-def other_versions(text: str) -> Iterator[str]:
-    """What a file says of Ray, torch, DeepSpeed or MLflow that is not the lock's."""
-    versions = locked()
-    named = [("ray", v) for v in re.findall(r"rayproject/ray:([\d.]+)-", text)]
-    named += [
-        ("ray", v) for v in re.findall(r"(?:rayVersion: \"|\bRay )(\d+\.\d+(?:\.\d+)?)", text)
-    ]
-    named += re.findall(
-        r"\b(ray|torch|deepspeed|mlflow)(?:\[[\w,]+\])?\s*[=~<>]=\s*([\d.]+\d)", text
-    )
-    named += [("mlflow", v) for v in re.findall(r"mlflow:v(\d+\.\d+)\.\d+-", text)]
-    for package, version in named:
-        (mine,) = versions[package]
-        if mine != version and not mine.startswith(f"{version}."):
-            yield f"{package} {version}, locked is {mine}"
-
-
-@pytest.mark.parametrize("path", sorted(set(CHECKS) - {LOCK}), ids=lambda p: p.name)
-def test_a_cluster_file_names_no_version_but_the_locked_one(path):
-    assert list(other_versions(path.read_text())) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "FROM rayproject/ray:2.59.0-py312-gpu",
-        'rayVersion: "2.61.0"',
-        "pip install 'ray[default]==2.59.0'",
-        "pip install torch==2.12.0",
-        "deepspeed>=0.18.2",
-        "image: ghcr.io/mlflow/mlflow:v3.16.0-full",
-        "on Ray 2.59",
-    ],
-)
-def test_another_version_is_found(text):
-    assert list(other_versions(text))
-
-
-def test_image_bare_nodes_and_client_install_from_the_lock():
-    text = DOCKERFILE.read_text()
-    assert "COPY cluster/requirements.lock /tmp/requirements.lock" in text
-    pips = re.findall(r"pip install .*", text)
-    assert len(pips) == 2 and all("--constraint /tmp/requirements.lock" in line for line in pips)
-    for path in (README, SBATCH, AWS, GCP):
-        lines = re.findall(r".*(?:pip install.*'ray|make install).*", path.read_text())
-        assert lines and all("cluster/requirements.lock" in line for line in lines), path
-    made = subprocess.run(
-        ["make", "--dry-run", "install", "LOCK=cluster/requirements.lock", "VENV=/nowhere"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert '--constraint cluster/requirements.lock --editable ".[dev]"' in made.stdout
-
-
-# The clusters -------------------------------------------------------------------------------------
-
-
-def ray_pods() -> list[dict]:
-    return [pod for path in (RAYCLUSTER, RAYJOB) for pod in pods(read(path))]
-
-
-def test_all_ray_nodes_run_the_image_whose_build_the_dockerfile_names():
-    (image,) = re.findall(r"docker push (\S+)", DOCKERFILE.read_text())
-    used = [c["image"] for c in containers() if c["name"].startswith("ray-")]
-    used += [read(path)["docker"]["image"] for path in (AWS, GCP)]
-    used += [c["image"] for pod in ray_pods() for c in pod["initContainers"]]
-    assert len(used) == 14 and set(used) == {image}
-
-
-def test_the_job_has_the_cluster_of_raycluster_yaml():
-    """All but Redis: each attempt of a job is a cluster of its own, whose driver dies with its head."""
-    stays = read(RAYCLUSTER)["spec"]
-    assert stays.pop("gcsFaultToleranceOptions")["redisAddress"] == "redis:6379"
-    assert read(RAYJOB)["spec"]["rayClusterSpec"] == stays
-
-
-def test_rays_autoscaler_reads_a_head_for_drivers_and_pods_of_one_and_eight_gpus():
-    """By the function that Ray's autoscaler itself reads a RayCluster with."""
-    cluster = read(RAYCLUSTER)
-    cluster["metadata"]["namespace"] = "jointsampler"
-    config = as_ray_reads_it(cluster)
-    kinds = config["available_node_types"]
-    assert config["idle_timeout_minutes"] == 10
-    assert kinds["headgroup"]["resources"].items() >= {"CPU": 0, "train_driver": 1}.items()
-    assert "GPU" not in kinds["headgroup"]["resources"]
-    assert {name: kinds[name]["resources"]["GPU"] for name in ("gpu", "gpu8")} == {
-        "gpu": 1,
-        "gpu8": 8,
-    }
-    for kind in ("gpu", "gpu8"):
-        assert kinds[kind]["min_workers"] == 0
-    assert kinds["gpu"]["max_workers"] > 0 == kinds["gpu8"]["max_workers"]
-
-
-def test_launched_gpu_nodes_start_from_none_and_the_head_holds_only_drivers():
-    (most, _) = [g["maxReplicas"] for g in read(RAYCLUSTER)["spec"]["workerGroupSpecs"]]
-    spec = read(RAYCLUSTER)["spec"]
-    assert spec["autoscalerOptions"]["version"] == "v2" and spec["enableInTreeAutoscaling"]
-    for path in (AWS, GCP):
-        config = read(path)
-        kinds = config["available_node_types"]
-        assert kinds["head"]["resources"] == {"CPU": 0, "GPU": 0, "train_driver": 1}
-        assert kinds["gpu"]["resources"]["GPU"] == 1 and kinds["gpu"]["min_workers"] == 0
-        assert kinds["gpu"]["max_workers"] == config["max_workers"] == most
-        assert "spot" in str(kinds["gpu"]["node_config"]).lower()
-        assert "spot" not in str(kinds["head"]["node_config"]).lower()
-
-
-def gigabytes(quantity: str) -> float:
-    assert quantity.endswith("Gi")
-    return float(quantity[:-2]) * 2**30 / 1e9
-
-
-def test_ray_pods_get_what_they_request_and_are_not_restarted_in_place():
-    for pod in ray_pods():
-        (container,) = pod["containers"]
-        assert container["resources"]["requests"] == container["resources"]["limits"]
-        assert {"readinessProbe", "livenessProbe"} <= container.keys()
-        assert pod["restartPolicy"] == "Never"
-        assert pod["securityContext"]["runAsNonRoot"]
-        volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
-        assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
-
-
-def test_rays_object_store_fits_into_shared_memory_and_leaves_room_for_nccl():
-    """Ray's own choice, three tenths of the memory, would not fit, and go to the disk."""
-    spec = read(RAYCLUSTER)["spec"]
-    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
-        pod = group["template"]["spec"]
-        store = int(group["rayStartParams"]["object-store-memory"]) / 1e9
-        (shared,) = [v["emptyDir"] for v in pod["volumes"] if v["name"] == "shm"]
-        memory = gigabytes(pod["containers"][0]["resources"]["limits"]["memory"])
-        assert 2 * store <= gigabytes(shared["sizeLimit"]) <= memory / 2
-
-
-def test_no_drain_that_saves_money_takes_a_pod_of_a_run():
-    for path in (RAYCLUSTER, RAYJOB):
-        spec = read(path)["spec"]
-        spec = spec.get("rayClusterSpec", spec)
-        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
-            notes = group["template"]["metadata"]["annotations"]
-            assert notes["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
-            assert notes["karpenter.sh/do-not-disrupt"] == "true"
-
-
-def all_pods() -> list[dict]:
-    others = [
-        pod for path in (REDIS, MLFLOW_PODS) for thing in manifests(path) for pod in pods(thing)
-    ]
-    assert len(others) == 3
-    return ray_pods() + others
-
-
-def test_no_process_of_a_pod_is_root_or_can_become_it():
-    for pod in all_pods():
-        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
-        for container in [*pod["containers"], *pod.get("initContainers", [])]:
-            rights = container["securityContext"]
-            assert rights["allowPrivilegeEscalation"] is False
-            assert rights["capabilities"] == {"drop": ["ALL"]}
-            assert rights["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert read(RAYCLUSTER)["spec"]["autoscalerOptions"]["securityContext"] == rights
-    text = DOCKERFILE.read_text()
-    assert "! grep -rq NOPASSWD /etc/sudoers" in text
-    assert re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1] == "1000"
-    for path in (AWS, GCP):
-        options = read(path)["docker"]["run_options"]
-        assert {"--cap-drop=ALL", "--security-opt=no-new-privileges"} <= set(options)
-    for service in read(COMPOSE)["services"].values():
-        assert service["cap_drop"] == ["ALL"] and service["security_opt"] == [
-            "no-new-privileges:true"
-        ]
-
-
-def test_only_the_heads_pod_speaks_to_kubernetes():
-    for path in (RAYCLUSTER, RAYJOB):
-        head, *workers = pods(read(path))
-        assert "automountServiceAccountToken" not in head and len(workers) == 2
-        assert all(pod["automountServiceAccountToken"] is False for pod in workers)
-
-
-def test_the_image_has_compilers_for_the_optimizer():
-    assert re.search(r"apt-get install .* gcc g\+\+", DOCKERFILE.read_text())
-
-
-# Who may speak to whom ------------------------------------------------------------------------------
-
-HERE = "jointsampler"
-PEOPLE = {
-    "head": (HERE, {"ray.io/cluster": "a", "ray.io/node-type": "head"}),
-    "worker": (HERE, {"ray.io/cluster": "a", "ray.io/node-type": "worker"}),
-    "submitter": (HERE, {"job-name": "jointsampler"}),
-    "mlflow": (HERE, {"app": "mlflow"}),
-    "postgres": (HERE, {"app": "mlflow-postgres"}),
-    "redis": (HERE, {"app": "redis"}),
-    "operator": ("default", {"app.kubernetes.io/name": "kuberay-operator"}),
-    "stranger": ("elsewhere", {"ray.io/cluster": "b", "app": "mlflow"}),
-}
-
-
-def selected(selector: dict, labels: dict[str, str]) -> bool:
-    assert selector.keys() <= {"matchLabels", "matchExpressions"}
-    expressions = selector.get("matchExpressions", [])
-    assert all(e["operator"] == "Exists" for e in expressions)
-    return selector.get("matchLabels", {}).items() <= labels.items() and all(
-        e["key"] in labels for e in expressions
-    )
-
-
-def admitted(source: str, target: str, port: int) -> bool:
-    """By Kubernetes's rules: what any policy of the target admits; all, where none selects it."""
-    (space, labels), (_, mine) = PEOPLE[source], PEOPLE[target]
-    policies = [p["spec"] for p in manifests(NETWORK) if selected(p["spec"]["podSelector"], mine)]
-    for rule in [rule for policy in policies for rule in policy.get("ingress", [])]:
-        if "ports" in rule and port not in [p["port"] for p in rule["ports"]]:
-            continue
-        for peer in rule["from"]:
-            anywhere = peer.get("namespaceSelector") == {}
-            if (anywhere or space == HERE) and selected(peer["podSelector"], labels):
-                return True
-    return not policies
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "port"),
-    [
-        *[("worker", "head", 6379), ("head", "worker", 10002), ("worker", "worker", 40000)],
-        *[("submitter", "head", 8265), ("operator", "head", 8265)],
-        *[("head", "redis", 6379), ("head", "mlflow", 5000), ("mlflow", "postgres", 5432)],
-    ],
-)
-def test_who_must_speak_to_each_other_may(source, target, port):
-    assert admitted(source, target, port)
-
-
-@pytest.mark.parametrize("target", ["head", "worker", "mlflow", "postgres", "redis"])
-@pytest.mark.parametrize("port", [5000, 5432, 6379, 8265, 10001])
-def test_nobody_gets_in_from_another_namespace(target, port):
-    assert not admitted("stranger", target, port)
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "port"),
-    [
-        *[("worker", "postgres", 5432), ("submitter", "mlflow", 5000), ("submitter", "head", 6379)],
-        *[("operator", "worker", 10002), ("mlflow", "head", 8265 + 1), ("mlflow", "redis", 6379)],
-    ],
-)
-def test_who_need_not_speak_to_each_other_may_not(source, target, port):
-    assert not admitted(source, target, port)
-
-
-def test_mlflow_is_reached_inside_the_cluster_or_over_tls():
-    services = [t for t in manifests(MLFLOW_PODS) if t["kind"] == "Service"]
-    assert all(s["spec"].get("type", "ClusterIP") == "ClusterIP" for s in services)
-    assert not [t for t in manifests(MLFLOW_PODS) if t["kind"] == "Ingress"]
-    server = read(COMPOSE)["services"]["mlflow"]
-    (options,) = [a for a in server["command"] if a.startswith("--uvicorn-opts=")]
-    assert (
-        "--ssl-certfile=/tls/server.crt" in options and "--ssl-keyfile=/tls/server.key" in options
-    )
-    assert "./tls:/tls:ro" in server["volumes"]
-    assert (
-        "postgres" in read(COMPOSE)["services"]
-        and "ports" not in read(COMPOSE)["services"]["postgres"]
-    )
-    assert "http://10." not in README.read_text() and "http://HOST" not in README.read_text()
-
 
 # Secrets ------------------------------------------------------------------------------------------
 
