@@ -11,8 +11,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..corpus.sample import SampleSettings
 from ..corpus.trajectories import Trajectories
 from ..decoding import generate
@@ -24,7 +22,7 @@ from ..teachers.protocol import Teacher
 from ..updates import Refresh, Update
 from .cost import UpdateCost, update_cost
 from .judges import Judge, Scores
-from .kl import Reference, block_kl
+from .kl import BlockKL, Reference, block_kl
 
 REFERENCE = ("reference", 1)  # sequential samples with seeds of their own, for MAUVE
 SEQUENTIAL = ("sequential", 1)
@@ -71,7 +69,7 @@ class Samples:
     scores: Scores | None  # of the judge
 
 
-KLs = dict[KLKey, np.ndarray]  # the result of a KLItem: ``BlockKL.per_trajectory`` of each key
+KLs = dict[KLKey, BlockKL]  # the result of a KLItem
 
 
 def method_pairs(methods: Sequence[str], ks: Sequence[int]) -> tuple[tuple[str, int], ...]:
@@ -219,7 +217,7 @@ class Evaluator:
                     order=self.settings.order,
                     batch_size=size,
                     reference=reference,
-                ).per_trajectory
+                )
                 for method, k, path in kl_keys(pairs)
             }
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from lm_eval._cli.run import Run
 
-from jointsampler.cli import benchmark, compare, generate, tune, verify_corpus
+from jointsampler.cli import benchmark, check_results, compare, generate, tune, verify_corpus
 from jointsampler.cli.common import parse_settings
 from jointsampler.config import load_config
 from jointsampler.decoding.methods import METHODS, get_method
@@ -36,6 +36,7 @@ COMMANDS = {
     "generate": generate,
     "tune": tune,
     "compare": compare,
+    "check-results": check_results,
     "benchmark": benchmark,
     "verify-corpus": verify_corpus,
 }
