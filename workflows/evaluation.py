@@ -138,6 +138,7 @@ def evaluator(plan: EvaluatePlan, judge: str | None) -> Evaluator:
         None if judge is None else Judge(judge),
         plan.sampling(),
         read_rows(corpus.folder, "held_out")[1],
+        plan.settings.shown,
     )
 
 

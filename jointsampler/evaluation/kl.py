@@ -204,12 +204,13 @@ def walk(
     temperature: float = 1.0,
     batch_size: int = 128,
     reference: Reference | None = None,
+    block_length: int | None = None,
 ) -> Walk:
     """Decode with ``strategy`` along ``trajectories`` and measure the KL of every reveal.
 
     ``reference`` saves the teacher passes of a recorded path; it must hold the
     same trajectories. A sampled path takes prompts, row ids and the strategy's
-    seed, and ends rows at their end token.
+    seed, and ends rows at their end token. ``block_length``: as in ``generate``.
 
     Raises UserError: an unknown path, a temperature that is not positive, a
     verified method (its distribution is the teacher's own), trajectories of another
@@ -228,8 +229,12 @@ def walk(
     else:
         index = torch.arange(len(trajectories)).split(batch_size)
         parts = [(trajectories.select(part), None) for part in index]
-    walks = [_walk(teacher, strategy, rows, path, temperature, states) for rows, states in parts]
-    return Walk.joined(walks)
+    return Walk.joined(
+        [
+            _walk(teacher, strategy, rows, path, temperature, states, block_length)
+            for rows, states in parts
+        ]
+    )
 
 
 def _walk(
@@ -239,6 +244,7 @@ def _walk(
     path: KLPath,
     temperature: float,
     recorded: Tensor | None,
+    block_length: int | None,
 ) -> Walk:
     """:func:`walk` for one batch."""
     paths = Paths.of(rows, teacher)
@@ -250,7 +256,7 @@ def _walk(
         canvas.masked &= paths.rank < rows.length  # positions behind the end stay masked
     meter = _Meter(teacher, canvas, temperature, recorded)
     decoder = Decoder(strategy.update.reading(teacher), strategy, canvas, script, before=meter)
-    decoder.run(stop_at_end=path == "sampled" and bool(teacher.end_ids))
+    decoder.run(block_length, stop_at_end=path == "sampled" and bool(teacher.end_ids))
     if responses is None:
         responses = canvas.response(canvas.ids)
     ends = end_positions(responses, teacher.end_ids)

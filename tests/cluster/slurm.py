@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -60,6 +61,20 @@ class Slurm:
                 daemon.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(daemon.pid, signal.SIGKILL)
+        left = list(self.left())
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, 10)
+
+    def left(self) -> Iterator[psutil.Process]:
+        """What jobs have left running: Ray's daemons leave the groups that Slurm ends."""
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
+            except psutil.Error:
+                continue
+            if mine:
+                yield process
 
     def start(self) -> None:
         here = self.folder

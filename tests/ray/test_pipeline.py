@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from jointsampler import JointSampler, Refresh, block_kl, load_teacher
 from jointsampler.corpus.parquet import read_parquet
 from jointsampler.evaluation.results import read_results
+from jointsampler.report.record import read_run
 
 
 def test_a_submitted_job_leaves_everything_under_out(two_runs):
@@ -59,7 +60,12 @@ def test_the_report_has_every_method_and_k_with_intervals(two_runs):
     assert {d.metric for d in results.differences} >= {"nll", "nats_per_token_own"}
     assert "| joint, k = 4 |" in (out / "report" / "summary.md").read_text()
     page = (out / "report" / "index.html").read_text()
-    assert page.count("<svg") == 4
+    for part in ("frontier", "by-k", "steps", "samples", "learning", "provenance"):
+        assert f'<section id="{part}"' in page
+    run = read_run(out / "report" / "results.json")
+    assert [p.step for p in run.record.curve] == [4, 6, 8, 12]
+    assert set(run.record.stages) == {"corpus", "train", "evaluate"}
+    assert all(len(records) == 2 for records in results.examples.unmaskings)
 
 
 @pytest.mark.parametrize("path", ["recorded", "own"])
