@@ -12,12 +12,13 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import UserError
-from . import benchmark, check_results, compare, generate, tune, verify_corpus
+from . import benchmark, check_results, compare, generate, report, tune, verify_corpus
 
 # Commands outside the library, with a ``main(argv)`` of their own. A module is imported when its
 # command is given, because the library needs none of the workflow's packages.
 OUTSIDE = {
     "run": ("workflows.cli", "Run a stage of the workflow, or all of them."),
+    "prefetch": ("workflows.prefetch", "Fetch what a run needs from the network, ahead of it."),
     "lm-eval": ("jointsampler.harness.command", "Run lm-evaluation-harness on our methods."),
     "lm-eval-ray": ("workflows.harness", "The same with its documents spread over a Ray cluster."),
 }
@@ -43,7 +44,7 @@ def _run(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, summary) in OUTSIDE.items():
         commands.add_parser(name, help=summary)
-    for module in (generate, tune, compare, check_results, benchmark, verify_corpus):
+    for module in (generate, tune, compare, report, check_results, benchmark, verify_corpus):
         name = module.__name__.rsplit(".", 1)[1].replace("_", "-")
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(

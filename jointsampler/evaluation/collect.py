@@ -53,10 +53,13 @@ class Collected:
 
     def examples(self, pairs: Sequence[tuple[str, int]], shown: int) -> Examples:
         """The first ``shown`` samples of every method; the methods share their seeds."""
-        return Examples(
-            columns=[m if (m, k) == SEQUENTIAL else f"{m}, k = {k}" for m, k in pairs],
-            texts=[self.samples[pair][0][0].texts[:shown] for pair in pairs],
+        columns = [m if (m, k) == SEQUENTIAL else f"{m}, k = {k}" for m, k in pairs]
+        first = [self.samples[pair][0] for pair in pairs]
+        texts, records = (
+            [[x for part in parts for x in getattr(part, name)][:shown] for parts in first]
+            for name in ("texts", "unmaskings")
         )
+        return Examples(columns=columns, texts=texts, unmaskings=records if all(records) else [])
 
     def _result(
         self, pair: tuple[str, int], cost: UpdateCost | None, kmeans_seeds: int

@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..sampler import JointSampler
 from .measured import Axis, Bin, Curve, Difference, Metric, Part, Units
 from .stats import Interval
+from .unmasking import Unmasking
 
 # The states at which KL is measured: recorded trajectories in their own order, the same
 # trajectories in the method's order, or samples of the method.
@@ -64,6 +65,12 @@ class MethodResult(Part):
     """Mean BLEU-4 of a sample against all others (arXiv 1802.01886); higher: less diverse."""
     accuracy: Interval | None = None
     """Share of the task prompts that were answered correctly."""
+    accuracy_ratio: Interval | None = None
+    """Of a paired comparison (paired.py): accuracy relative to the reference on the same prompts."""
+    cost: Interval | None = None
+    """Of a paired comparison: processor time per token in batches, relative to the reference."""
+    cost_alone: Interval | None = None
+    """The same with one prompt in a batch."""
     teacher_passes: float
     """Per sample; a verification is one, however many prefixes it holds."""
     teacher_rows: float
@@ -177,6 +184,8 @@ class Examples(Part):
     """Titles of the methods."""
     texts: list[list[str]]
     """One list per column; row i of every column has the same seed."""
+    unmaskings: list[list[Unmasking]] = Field([])
+    """Of the same samples; empty where none were kept."""
 
 
 class Trial(Part):
@@ -217,15 +226,6 @@ class SweepTable(Part):
         return f"{-trial.objective:.2f} tokens per full-pass cost at {self.target:g} nats per token"
 
 
-class StageTime(Part):
-    """How long a stage took."""
-
-    seconds: float
-    """Measured."""
-    forecast_seconds: float | None = None
-    """What ``--plan`` would have said."""
-
-
 class Results(Part):
     """The measurements of one teacher's methods, and the conditions under which they were made."""
 
@@ -262,8 +262,6 @@ class Results(Part):
     """Samples side by side."""
     sweep: SweepTable | None = None
     """The sweep, if there was one."""
-    stages: dict[str, StageTime] = Field({})
-    """Of the run; the report adds them."""
 
     def of(self, method: str, k: int) -> MethodResult:
         return next(r for r in self.methods if (r.method, r.k) == (method, k))

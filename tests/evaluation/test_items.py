@@ -181,3 +181,24 @@ def test_a_judge_adds_nll_and_mauve(tiny, trained_like, held_out, judge_folder):
     examples = collected.examples(pairs, shown=3)
     assert examples.columns == ["sequential", "marginal, k = 4"]
     assert [len(texts) for texts in examples.texts] == [3, 3]
+
+
+def test_the_samples_that_the_report_shows_come_with_their_unmasking(tiny, trained_like, held_out):
+    settings = SampleSettings(5, 8)
+    shows = Evaluator(tiny, trained_like, Refresh(4), None, settings, held_out, shown=3)
+    pairs = method_pairs(["marginal"], [4])
+    items = [item for item in list_items(pairs, 4, 2, 2, 0) if isinstance(item, SampleItem)]
+    done = [(item, shows.do(item, pairs)) for item in items]
+    examples = Collected(done).examples(pairs, 3)
+    assert examples.columns == ["sequential", "marginal, k = 4"]
+    for texts, records in zip(examples.texts, examples.unmaskings, strict=True):
+        assert len(records) == 3  # of two items
+        assert ["".join(r.tokens[: r.end]) for r in records] == texts
+    assert [r.rounds for r in examples.unmaskings[1]] == [[4, 4]] * 3
+    # Nothing is kept of the reference, of other generation seeds and of later samples.
+    kept = {item: len(samples.unmaskings) for item, samples in done}
+    assert sum(kept.values()) == 2 * 3 and max(kept.values()) == 2
+
+
+def test_examples_without_records_are_texts_alone(done):
+    assert Collected(done).examples(PAIRS, 2).unmaskings == []
