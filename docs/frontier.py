@@ -13,11 +13,12 @@ measured is in ``jointsampler/evaluation``.
 from __future__ import annotations
 
 import argparse
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # MLflow brings it
 
 from jointsampler import JointSampler, Refresh, generate, load_teacher
 from jointsampler.columns import POLICIES
@@ -29,7 +30,7 @@ from jointsampler.decoding.sampling import Sampling
 from jointsampler.evaluation.cost import step_seconds
 from jointsampler.evaluation.kl import Reference, block_kl
 from jointsampler.evaluation.stats import Interval
-from jointsampler.report.plots import COST_LABEL, STYLE, as_svg
+from jointsampler.report.charts import COST, NATS
 from jointsampler.updates import NoUpdate, Update, as_update
 
 ORDER, SEED, BATCHES, COLUMNS = "entropy", 21, (1, 16), 8
@@ -38,6 +39,14 @@ RULES = {
     "entropy_bound": ("bound", (0.5, 1.0, 2.0, 4.0, 8.0)),
 }
 ASSET = Path(__file__).parent / "assets" / "updates.svg"
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jointsampler",  # the same numbers give the same bytes
+    "figure.constrained_layout.use": True,
+}
 COLOURS = {
     "rule": "#475569",
     "paper": "#c2410c",
@@ -142,11 +151,13 @@ def svg(points: list[Point], rules: list[Point]) -> str:
                 axes.plot(x, y, "o", color=COLOURS[point.kind], ms=5)
                 axes.annotate(point.name, (x, y), (5, 3), textcoords="offset points", fontsize=7)
             axes.set_yscale("log")
-            axes.set_xlabel(COST_LABEL)
+            axes.set_xlabel(COST)
             axes.set_title(f"batch {batch}")
-        panels[0].set_ylabel("KL to the true joint, nats per token")
+        panels[0].set_ylabel(NATS)
         panels[0].legend(frameon=False, fontsize=8, title="without an update")
-        return as_svg(figure)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+        return text.getvalue()
 
 
 def main() -> None:

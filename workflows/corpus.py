@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from jointsampler import storage
 from jointsampler.config import Config, CorpusConfig, TeacherConfig
 from jointsampler.corpus.manifest import (
@@ -45,6 +43,7 @@ from jointsampler.memory import BatchSize
 from jointsampler.storage import Location
 from jointsampler.uris import shown
 from workflows import cluster, teachers
+from workflows.spread import Done, Worker, spread
 from workflows.stage import Progress, ProgressLog, digest, out_folder
 
 SETTINGS = "settings.json"  # beside the shards from the start: the key of the plan that makes them
@@ -188,20 +187,19 @@ def prompts_of(plan: CorpusPlan) -> list[Prompt] | None:
         ) from None
 
 
-class TeacherActor:
+class TeacherActor(Worker):
     """One teacher in a process of its own; makes shards."""
 
-    def __init__(self, plan: CorpusPlan):
-        self.plan = plan
+    def load(self) -> None:
+        plan = self.plan
         teacher = teachers.load_same(plan.teacher, plan.fingerprint)
         settings = plan.sampling(prompts_of(plan))
         length, most = plan.settings.max_new_tokens, plan.settings.rows_per_file
         self.sampler = RowSampler(teacher, settings, BatchSize.of(teacher, length, "corpus", most))
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        made = [self.make(index) for index in batch["index"].tolist()]
-        return {"shard": [shard.model_dump_json() for shard, _ in made],
-                "seconds": [seconds for _, seconds in made]}  # fmt: skip
+    def do(self, index: int) -> Done:
+        shard, seconds = self.make(index)
+        return Done(shard.model_dump_json(), shard.rows, self.sampler.tokens, seconds)
 
     def make(self, index: int) -> tuple[Shard, float]:
         """Write shard ``index``; its manifest entry and the seconds of its decoding."""
@@ -286,7 +284,9 @@ def finish(
     return manifest
 
 
-def run(plan: CorpusPlan, log: ProgressLog | None = None) -> dict[str, Any]:
+def run(
+    plan: CorpusPlan, log: ProgressLog | None = None, heartbeat_s: float = 60.0
+) -> dict[str, Any]:
     """Make the missing shards and verify the corpus; returns its counts."""
     prepare(plan)
     earlier = found(plan)
@@ -297,18 +297,8 @@ def run(plan: CorpusPlan, log: ProgressLog | None = None) -> dict[str, Any]:
     reused, seconds = len(shards), 0.0
     if missing:
         pool = cluster.pool(plan.settings.actors, plan.teacher.device)
-        items = ray.data.from_items(
-            [{"index": index} for index in missing], override_num_blocks=len(missing)
-        )
-        done = items.map_batches(
-            TeacherActor,
-            fn_constructor_args=(plan,),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(missing))),
-            **pool.resources,
-        )
-        for row in cluster.raising_user_errors(done.iter_rows()):
-            shard = Shard.model_validate_json(row["shard"])
+        for row in spread(TeacherActor, plan, missing, pool, progress, heartbeat_s):
+            shard = Shard.model_validate_json(row["result"])
             shards[plan.index(shard.name)] = shard
             progress.advance(shard.rows)
             seconds += row["seconds"]

@@ -53,7 +53,8 @@ def run_corpus(config: Config, out: Path) -> None:
     with open_run(config, out) as tracker:
         corpus.prepare(plan)
         cluster.connect()
-        staged(config, plan, lambda: corpus.run(plan, tracker.log_progress), tracker)
+        run = partial(corpus.run, plan, tracker.log_progress, config.run.heartbeat_s)
+        staged(config, plan, run, tracker)
 
 
 def run_sweep(config: Config, out: Path) -> None:
@@ -69,7 +70,7 @@ def run_train(config: Config, out: Path) -> None:
     require(plan.corpus)
     cluster.connect()
     with open_run(config, out) as tracker:
-        run = partial(train_launch.run, plan, tracker.train_reporter())
+        run = partial(train_launch.run, plan, tracker.train_reporter(plan.curve))
         staged(config, plan, run, tracker)
 
 
@@ -97,12 +98,13 @@ def run_pipeline(config: Config, out: Path) -> None:
         made = planned.evaluate.train.corpus
         corpus.prepare(made)
         cluster.connect()
-        staged(config, made, lambda: corpus.run(made, tracker.log_progress), tracker)
+        make = partial(corpus.run, made, tracker.log_progress, config.run.heartbeat_s)
+        staged(config, made, make, tracker)
         if sweep is not None:
             best = staged(config, sweep, lambda: sweep_launch.run(sweep, tracker), tracker)
             planned = report.plan(sweep_plan.chosen(config, best), out)
         evaluated, trained = planned.evaluate, planned.evaluate.train
-        train = partial(train_launch.run, trained, tracker.train_reporter())
+        train = partial(train_launch.run, trained, tracker.train_reporter(trained.curve))
         staged(config, trained, train, tracker)
         staged(config, evaluated, lambda: evaluation.run(evaluated, tracker), tracker)
         run_once(planned, lambda: report.run(planned, tracker))

@@ -31,6 +31,12 @@ class RunConfig(Section):
     mlflow_uri: str | None = Field(
         None, description="default: $MLFLOW_TRACKING_URI, else OUT/mlflow.db"
     )
+    heartbeat_s: float = Field(
+        60.0,
+        ge=0,
+        description="seconds between the lines that say what each actor of the corpus and the "
+        "evaluation is doing; 0: none",
+    )
 
 
 class TeacherConfig(Section):

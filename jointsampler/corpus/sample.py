@@ -38,6 +38,7 @@ class RowSampler:
 
     def __init__(self, teacher: Teacher, settings: SampleSettings, batch_size: int | BatchSize):
         self.teacher, self.settings, self.batch_size = teacher, settings, batch_size
+        self.tokens = 0  # revealed in the last shard
 
     def rows(self, ids: Sequence[int]) -> tuple[Trajectories, float]:
         """The sequential trajectories of the rows ``ids``, and the seconds of their decoding."""
@@ -67,6 +68,7 @@ class RowSampler:
         """
         try:
             rows, seconds = self.rows(ids)
+            self.tokens = int(rows.reveals.sum())
             data = encode(rows)
             storage.write(storage.join(folder, name), data)
         except Exception as error:

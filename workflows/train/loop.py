@@ -62,7 +62,7 @@ def train_loop(plan: TrainPlan) -> None:
         if due:
             checkpoint.save(trainer, engine, metrics)
         else:
-            ray.train.report(metrics)
+            checkpoint.report(metrics)
 
     with memory_in_one_sentence(settings):
         trainer.run(emit)
