@@ -69,7 +69,7 @@ def run_train(config: Config, out: Path) -> None:
     require(plan.corpus)
     cluster.connect()
     with open_run(config, out) as tracker:
-        run = partial(train_launch.run, plan, tracker.train_reporter())
+        run = partial(train_launch.run, plan, tracker.train_reporter(plan.curve))
         staged(config, plan, run, tracker)
 
 
@@ -102,7 +102,7 @@ def run_pipeline(config: Config, out: Path) -> None:
             best = staged(config, sweep, lambda: sweep_launch.run(sweep, tracker), tracker)
             planned = report.plan(sweep_plan.chosen(config, best), out)
         evaluated, trained = planned.evaluate, planned.evaluate.train
-        train = partial(train_launch.run, trained, tracker.train_reporter())
+        train = partial(train_launch.run, trained, tracker.train_reporter(trained.curve))
         staged(config, trained, train, tracker)
         staged(config, evaluated, lambda: evaluation.run(evaluated, tracker), tracker)
         run_once(planned, lambda: report.run(planned, tracker))

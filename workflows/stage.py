@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from jointsampler import __version__, storage
 from jointsampler.errors import UserError
+from workflows.source import commit
 
 MANIFEST = "manifest.json"
 ProgressLog = Callable[[str, int, float, float], None]
@@ -140,6 +141,7 @@ def run_once(
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - begin, 1),
         "forecast_seconds": forecast and round(forecast, 1),
+        "commit": commit(),
         "results": results,
     }
     storage.write(plan.out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +24,11 @@ from ray.train import UserCallback
 from jointsampler import storage
 from jointsampler.config import Config
 from jointsampler.errors import UserError, refuse_secrets
+from jointsampler.report.curve import append_report
 from jointsampler.uris import shown, shown_all
 from workflows.outbox import REGISTERED_MODEL as REGISTERED_MODEL
 from workflows.outbox import Outbox, quiet_mlflow, reason, say, send_waiting
+from workflows.source import commit
 from workflows.stage import digest
 
 NEWEST, BEST = "newest", "best"  # model aliases: registered last; registered last after a sweep
@@ -36,10 +37,13 @@ CONFIG_TAG = "jointsampler.config"  # a digest of all settings of the last start
 
 
 class TrainReporter(UserCallback):
-    """Prints and logs the reports of training workers; runs in Ray Train's controller."""
+    """Prints and logs the reports of training workers; runs in Ray Train's controller.
 
-    def __init__(self, outbox: Outbox, steps: int, name: str = "train"):
-        self.outbox, self.steps, self.name = outbox, steps, name
+    ``curve``: the file that keeps the learning curve for the report page.
+    """
+
+    def __init__(self, outbox: Outbox, steps: int, curve: Path, name: str = "train"):
+        self.outbox, self.steps, self.curve, self.name = outbox, steps, curve, name
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
@@ -55,6 +59,10 @@ class TrainReporter(UserCallback):
         values = {f"train/{key}": value for key, value in report.items() if key != "step"}
         quiet_mlflow(reporting=True)
         try:
+            append_report(self.curve, report)
+        except OSError as error:
+            say(f"{self.name}: {self.curve} misses step {report['step']}: {error.strerror}")
+        try:
             self.outbox.put("metrics", points_of(values, report["step"]))
         except Exception as error:  # no failure here may end a training
             say(f"{self.name}: the metrics of step {report['step']} are not logged: {error}")
@@ -67,8 +75,8 @@ class Tracker:
         self.outbox, self.config = outbox, config
         self.uri = outbox.uri
 
-    def train_reporter(self) -> TrainReporter:
-        return TrainReporter(self.outbox, self.config.train.steps)
+    def train_reporter(self, curve: Path) -> TrainReporter:
+        return TrainReporter(self.outbox, self.config.train.steps, curve)
 
     def log_results(self, values: dict[str, float], step: int = 0) -> None:
         self.outbox.put("metrics", points_of(values, step))
@@ -170,7 +178,7 @@ def find_run(client: MlflowClient, config: Config, out: Path) -> str:
         experiment_id = client.create_experiment(name, artifact_location=where)
     else:
         experiment_id = experiment.experiment_id
-    params = {k: v[:6000] for k, v in flat(shown_all(config.model_dump())).items()}
+    params = parameters(config)
     run = kept_run(client, out)
     if run is None:
         run_id = client.create_run(experiment_id, run_name=out.name).info.run_id
@@ -183,7 +191,9 @@ def find_run(client: MlflowClient, config: Config, out: Path) -> str:
         tags = {f"now.{key}": value for key, value in params.items() if first.get(key) != value}
         tags |= {f"now.{key}": params[key] for key in params if f"now.{key}" in run.data.tags}
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    tags = {"jointsampler.out": str(out), CONFIG_TAG: digest(params), **source_tags()}
+    tags = {"jointsampler.out": str(out), CONFIG_TAG: config_digest(config)}
+    if (head := commit()) is not None:
+        tags["mlflow.source.git.commit"] = head
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
 
@@ -212,20 +222,13 @@ def keep_run(client: MlflowClient, out: Path, run_id: str) -> None:
     storage.write_json(place, kept | {shown(client.tracking_uri): run_id})
 
 
-def source_tags() -> dict[str, str]:
-    """The commit of the code, where it runs from a checkout: Ray copies a job's code without one."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder)]
-    try:
-        commit, changes = (
-            subprocess.run(
-                [*git, *words], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "..", "."])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"mlflow.source.git.commit": commit + ("-changed" if changes else "")}
+def parameters(config: Config) -> dict[str, str]:
+    """All settings as MLflow takes them, without secrets."""
+    return {key: value[:6000] for key, value in flat(shown_all(config.model_dump())).items()}
+
+
+def config_digest(config: Config) -> str:
+    return digest(parameters(config))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -145,27 +145,50 @@ def generate(
     strategy = _strategy(
         chosen, update, k, max_new_tokens, order, Sampling(temperature, top_p), seed, rule_settings
     )
+    encoded, rows = _rows(teacher, prompts, num_samples, max_new_tokens, batch_size, row_ids)
+    return decode(
+        teacher, strategy, encoded, rows, max_new_tokens, batch_size, method=method,
+        on_reveal=on_reveal, block_length=block_length, cache=cache, stop_at_end=stop_at_end,
+    )  # fmt: skip
+
+
+def decode(
+    teacher: Teacher,
+    strategy: Strategy,
+    prompts: list[list[int]],
+    rows: Tensor,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    *,
+    method: str,
+    on_reveal: Callable[[Canvas], None] | None = None,
+    block_length: int | None = None,
+    cache: CacheKind = "none",
+    stop_at_end: bool = False,
+) -> Generation:
+    """:func:`generate` with a strategy in place of the name of one.
+
+    prompts: N lists of token ids; rows: [N] int64 row ids; ``method`` names the result.
+    """
     check_blocks(block_length, max_new_tokens)
     verified = strategy.verification is not None
     check_cache(teacher, cache, block_length, verified, strategy.update)
     check_ends(teacher, stop_at_end)
     teacher = strategy.update.reading(teacher)
-    encoded, rows = _rows(teacher, prompts, num_samples, max_new_tokens, batch_size, row_ids)
-
     canvases = []
     synchronize(teacher.device)
     begin = time.perf_counter()
     # Prompts of like length share a batch, because padding costs as much as text.
-    by_length = torch.tensor([len(ids) for ids in encoded]).argsort(stable=True)
+    by_length = torch.tensor([len(ids) for ids in prompts]).argsort(stable=True)
     for part in by_length.split(batch_size):
-        canvas = Canvas(teacher, [encoded[i] for i in part.tolist()], rows[part], max_new_tokens)
+        canvas = Canvas(teacher, [prompts[i] for i in part.tolist()], rows[part], max_new_tokens)
         decoder = Decoder(teacher, strategy, canvas, after=on_reveal)
         decoder.run(block_length, cache, stop_at_end)
         canvases.append(canvas)
     synchronize(teacher.device)
     seconds = time.perf_counter() - begin
     made = dict(method=method, update=strategy.update, rule=strategy.rule, seconds=seconds)
-    return _collect(teacher, canvases, by_length.argsort(), encoded, rows, made)
+    return _collect(teacher, canvases, by_length.argsort(), prompts, rows, made)
 
 
 def _strategy(

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..corpus.sample import SampleSettings
 from ..corpus.trajectories import Trajectories
@@ -24,7 +23,8 @@ from ..teachers.protocol import Teacher
 from ..updates import Refresh, Update
 from .cost import UpdateCost, update_cost
 from .judges import Judge, Scores
-from .kl import Reference, block_kl
+from .kl import BlockKL, Reference, block_kl
+from .unmasking import unmaskings
 
 REFERENCE = ("reference", 1)  # sequential samples with seeds of their own, for MAUVE
 SEQUENTIAL = ("sequential", 1)
@@ -69,9 +69,11 @@ class Samples:
     round_ends: list[int]  # verified rounds that ended full, by another order, by a rejection
     seconds: float
     scores: Scores | None  # of the judge
+    # Records of unmasking.py as plain data, of the samples that the report shows.
+    unmaskings: list[dict[str, Any]] = field(default_factory=list)
 
 
-KLs = dict[KLKey, np.ndarray]  # the result of a KLItem: ``BlockKL.per_trajectory`` of each key
+KLs = dict[KLKey, BlockKL]  # the result of a KLItem
 
 
 def method_pairs(methods: Sequence[str], ks: Sequence[int]) -> tuple[tuple[str, int], ...]:
@@ -131,7 +133,8 @@ class Evaluator:
     """Does items with one teacher, its updates and a judge.
 
     ``settings`` are those of the corpus; its prompts are those of the held-out
-    rows alone. ``held_out`` are the held-out rows.
+    rows alone. ``held_out`` are the held-out rows. The first ``shown`` samples of
+    every method come with the record of their unmasking.
     """
 
     def __init__(
@@ -142,10 +145,11 @@ class Evaluator:
         judge: Judge | None,
         settings: SampleSettings,
         held_out: Trajectories,
+        shown: int = 0,
     ):
         self.teacher, self.judge = teacher, judge
         self.updates = {"none": None, "refresh": refresh, "joint": joint}
-        self.settings, self.held_out = settings, held_out
+        self.settings, self.held_out, self.shown = settings, held_out, shown
         self._fits = ROWS_PER_ITEM
 
     def do(self, item: Item, pairs: Sequence[tuple[str, int]]) -> Samples | KLs:
@@ -188,6 +192,7 @@ class Evaluator:
         if self.judge is not None:
             context = None if prompts is None else [prompt_text(prompt) for prompt in prompts]
             scores = self.judge.score(out.texts, context)
+        shown = 0 if is_reference or item.generation else self.shown - item.begin
         return Samples(
             out.texts,
             int(out.effective_tokens.sum()),
@@ -197,6 +202,7 @@ class Evaluator:
             out.round_ends.sum(0).tolist(),
             out.seconds,
             scores,
+            [record.model_dump() for record in unmaskings(out, self.teacher, max(shown, 0))],
         )
 
     def block_kl(self, item: KLItem, pairs: Sequence[tuple[str, int]]) -> KLs:
@@ -219,7 +225,7 @@ class Evaluator:
                     order=self.settings.order,
                     batch_size=size,
                     reference=reference,
-                ).per_trajectory
+                )
                 for method, k, path in kl_keys(pairs)
             }
 

@@ -10,6 +10,7 @@ from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.methods import METHODS
 from jointsampler.evaluation.collect import Collected
 from jointsampler.evaluation.cost import UpdateCost
+from jointsampler.evaluation.differences import differences
 from jointsampler.evaluation.items import (
     Evaluator,
     KLItem,
@@ -98,6 +99,34 @@ def test_block_kl_is_the_librarys_at_the_corpus_temperature(
     )
 
 
+@pytest.mark.parametrize("path", ["recorded", "own"])
+def test_the_breakdown_and_the_units_hold_the_nats_of_the_row(results, path):
+    for method in ("marginal", "refresh", "joint"):
+        row = results[method, 4]
+        nats = row.kl[path].nats_per_token
+        units = row.units["nats_per_token" if path == "recorded" else "nats_per_token_own"]
+        assert sum(units.over) / sum(units.under) == pytest.approx(nats.value, rel=1e-4)
+        for bins in row.kl[path].breakdown.values():
+            total = sum(b.nats.value * b.reveals for b in bins)
+            assert total == pytest.approx(sum(units.over), rel=1e-4)
+        steps = row.kl[path].breakdown["step"]
+        assert [b.low for b in steps] == [1, 2, 3]
+        assert [b.captured is None for b in steps] == [method == "marginal"] * 3
+
+
+def test_rows_are_compared_in_pairs_whatever_item_their_units_came_from(done):
+    forth, back = (differences(Collected(x).results(PAIRS, COSTS)) for x in (done, done[::-1]))
+    assert forth == back
+    pairs = {(d.row, d.against) for d in forth if d.metric == "nats_per_token"}
+    assert ("joint, k = 4", "refresh, k = 4") in pairs and len(pairs) == 3
+
+
+def test_every_row_has_its_diversity_over_the_generation_seeds(results):
+    for row in results.values():
+        assert set(row.distinct) == {1, 2, 4} and row.self_bleu.n == 2
+        assert 0 < row.distinct[1].value <= row.distinct[2].value <= 1
+
+
 def test_sequential_and_verified_samples_are_exact_and_not_metered(results):
     assert {key[0] for key in kl_keys(PAIRS)} == {"refresh", "joint"}
     for method, k in (("sequential", 1), ("lossless", 4)):
@@ -152,3 +181,24 @@ def test_a_judge_adds_nll_and_mauve(tiny, trained_like, held_out, judge_folder):
     examples = collected.examples(pairs, shown=3)
     assert examples.columns == ["sequential", "marginal, k = 4"]
     assert [len(texts) for texts in examples.texts] == [3, 3]
+
+
+def test_the_samples_that_the_report_shows_come_with_their_unmasking(tiny, trained_like, held_out):
+    settings = SampleSettings(5, 8)
+    shows = Evaluator(tiny, trained_like, Refresh(4), None, settings, held_out, shown=3)
+    pairs = method_pairs(["marginal"], [4])
+    items = [item for item in list_items(pairs, 4, 2, 2, 0) if isinstance(item, SampleItem)]
+    done = [(item, shows.do(item, pairs)) for item in items]
+    examples = Collected(done).examples(pairs, 3)
+    assert examples.columns == ["sequential", "marginal, k = 4"]
+    for texts, records in zip(examples.texts, examples.unmaskings, strict=True):
+        assert len(records) == 3  # of two items
+        assert ["".join(r.tokens[: r.end]) for r in records] == texts
+    assert [r.rounds for r in examples.unmaskings[1]] == [[4, 4]] * 3
+    # Nothing is kept of the reference, of other generation seeds and of later samples.
+    kept = {item: len(samples.unmaskings) for item, samples in done}
+    assert sum(kept.values()) == 2 * 3 and max(kept.values()) == 2
+
+
+def test_examples_without_records_are_texts_alone(done):
+    assert Collected(done).examples(PAIRS, 2).unmaskings == []

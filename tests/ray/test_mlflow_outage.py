@@ -163,7 +163,7 @@ def test_a_trial_that_comes_and_goes_while_the_server_is_away_is_there_afterward
         parent = tracker.outbox.run_id
         server.kill()
         with child_run(server.uri, tmp_path, parent, "a", {"train.lr": 0.1}) as outbox:
-            reporter = TrainReporter(outbox, 20)
+            reporter = TrainReporter(outbox, 20, tmp_path / "curve.jsonl")
             for step in (10, 20):
                 rates = {"states_per_second": 1.0, "seconds_left": 1.0}
                 reporter.after_report(None, [{"step": step, "loss": 1.0, **rates}], None)

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from jointsampler import JointSampler, Refresh, block_kl, load_teacher
 from jointsampler.corpus.parquet import read_parquet
 from jointsampler.evaluation.results import read_results
+from jointsampler.report.record import read_run
 from tests.ray.jobs import submit
 
 
@@ -68,8 +69,16 @@ def test_the_report_has_every_method_and_k_with_intervals(two_runs):
         assert fidelity.captured.low <= fidelity.captured.value <= fidelity.captured.high
     assert set(joint.kl) == {"recorded", "own"} and set(results.costs) == {"joint", "refresh"}
     assert results.ceiling == results.of("sequential", 1).mauve
+    assert set(joint.kl["own"].breakdown) == {"mask_ratio", "step", "distance"}
+    assert {d.metric for d in results.differences} >= {"nll", "nats_per_token_own"}
+    assert "| joint, k = 4 |" in (out / "report" / "summary.md").read_text()
     page = (out / "report" / "index.html").read_text()
-    assert page.count("<svg") == 4
+    for part in ("frontier", "by-k", "steps", "samples", "learning", "provenance"):
+        assert f'<section id="{part}"' in page
+    run = read_run(out / "report" / "results.json")
+    assert [p.step for p in run.record.curve] == [4, 6, 8, 12]
+    assert set(run.record.stages) == {"corpus", "train", "evaluate"}
+    assert all(len(records) == 2 for records in results.examples.unmaskings)
 
 
 @pytest.mark.parametrize("path", ["recorded", "own"])
@@ -95,7 +104,8 @@ def test_mlflow_holds_two_finished_runs_and_a_model_that_loads_and_generates(two
     for run in runs:
         assert run.info.status == "FINISHED"
         assert run.data.params["train.steps"] == "12"
-        assert "joint_k4/captured" in run.data.metrics and "train/loss" in run.data.metrics
+        logged = {"joint_k4/captured", "joint_k4/self_bleu", "joint_k4/distinct_2", "train/loss"}
+        assert logged <= set(run.data.metrics)
         assert [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")] == [
             4,
             8,

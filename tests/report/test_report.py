@@ -1,7 +1,9 @@
-"""The report states what results.json holds, with and without a judge."""
+"""The report states what the results hold, with and without a judge, and nothing comes from elsewhere."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 
@@ -10,14 +12,17 @@ import pytest
 from jointsampler import UserError
 from jointsampler.evaluation.results import (
     Results,
-    StageTime,
+    SweepTable,
+    Trial,
     frontier,
     points,
     read_results,
     write_results,
 )
-from jointsampler.report.page import write_report
-from jointsampler.report.plots import frontier_svg
+from jointsampler.report.charts import frontier_svg
+from jointsampler.report.curve import CurvePoint
+from jointsampler.report.page import heat_map, write_report
+from jointsampler.report.record import Run, RunRecord, StageRecord
 
 
 def around(value: float) -> dict:
@@ -26,6 +31,10 @@ def around(value: float) -> dict:
 
 CAPTURED = {"refresh": 0.97, "joint": 0.77}
 MAUVE = {"marginal": 0.32, "refresh": 0.94, "joint": 0.81}
+
+
+def unmasking(rounds: list[int]) -> dict:
+    return {"tokens": ["</script>", "\n", "x"], "order": [2, 0, 1], "rounds": rounds, "end": 2}
 
 
 def made(judge: bool, **changes) -> Results:
@@ -78,47 +87,110 @@ def made(judge: bool, **changes) -> Results:
             "examples": {
                 "columns": ["sequential", "marginal, k = 4", "refresh, k = 4", "joint, k = 4"],
                 "texts": [["a < b"], ["<script>"], ["c"], ["d"]],
+                "unmaskings": [[unmasking(rounds)] for rounds in ([1, 1, 1], [3], [2, 1], [3])],
             },
         }
         | changes
     )
 
 
-def test_the_page_is_self_contained_and_states_the_numbers(tmp_path):
-    page = write_report(made(judge=True), tmp_path).read_text()
-    said = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page))
+def run_of(results: Results, **record) -> Run:
+    return Run(results, RunRecord(name="night", **record))
+
+
+def page_of(results: Results, folder, **record) -> str:
+    return write_report(run_of(results, **record), folder).read_text()
+
+
+def charts_in(page: str) -> list[str]:
+    """The titles of the charts."""
+    return re.findall(
+        r'<svg class="chart" xmlns="[^"]+" viewBox="[^"]+" role="group" aria-label="([^"]+)"', page
+    )
+
+
+def words(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page))
+
+
+def test_the_page_states_the_numbers(tmp_path):
+    page = page_of(made(judge=True), tmp_path)
+    said = words(page)
     assert "joint captures 77 % of the dependency" in said and "(75 % in its own order)" in said
     assert "0.149 instead of 0.650 nats per token" in said
     assert "MAUVE 0.81 instead of 0.32" in said
     assert "One refresh update costs 0.31 of a full pass" in said
-    assert page.count("<svg") == 4  # captured, NLL, MAUVE, cost
-    assert not re.search(r'(src|href)="https?:', page)
-    assert "<script>" not in page and "&lt;script&gt;" in page  # samples are text, not markup
-    assert 'name="viewport"' in page and "@media print" in page
-    assert (tmp_path / "summary.svg").read_text().startswith("<svg")
+    assert [title.partition(",")[0].partition(":")[0] for title in charts_in(page)] == [
+        "Unconditional text", "Captured dependency", "Captured dependency",
+        "NLL under the judge", "MAUVE against sequential samples",
+    ]  # fmt: skip
 
 
-def test_kl_and_nll_come_before_mauve_and_a_saturated_mauve_is_marked(tmp_path):
+def test_nothing_comes_from_elsewhere_and_only_the_pages_own_script_runs(tmp_path):
+    page = page_of(made(judge=True), tmp_path)
+    assert not re.search(r'(src|href)="(?!#|data:,)', page)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert "default-src 'none'" in policy
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"<[^>]+ (style|on\w+)=", page)  # the policy would refuse them
+
+
+def test_samples_are_text_wherever_they_stand(tmp_path):
+    page = page_of(made(judge=True), tmp_path)
+    assert "&lt;script&gt;" in page and page.count("<script>") == 1  # the page's own
+    (data,) = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)
+    lanes = json.loads(data)
+    assert [lane["name"] for lane in lanes][:2] == ["sequential", "marginal, k = 4"]
+    assert lanes[0]["rows"][0]["tokens"][0] == "</script>"
+    hostile = made(True)
+    hostile.teacher.name = hostile.config["name"] = "<img src=x onerror=alert(1)>"
+    assert "<img" not in page_of(hostile, tmp_path)
+
+
+def test_a_table_per_k_opens_with_sequential_and_kl_and_nll_come_before_mauve(tmp_path):
     results = made(judge=True)
-    page = write_report(results, tmp_path).read_text()
-    columns = re.findall(r"<th>([^<]+)</th>", page)
+    page = page_of(results, tmp_path)
+    (table,) = re.findall(r"<h3>k = 4</h3>(.*?)</table>", page, flags=re.DOTALL)
+    columns = re.findall(r'<th scope="col">([^<]+)</th>', table)
     places = [columns.index(name) for name in ("KL, nats per token", "NLL", "MAUVE")]
     assert places == sorted(places)
+    assert "accuracy" not in columns  # no row has one
+    names = re.findall(r'<th scope="row">([^<]+)</th>', table)
+    assert names == ["sequential", "marginal", "refresh", "joint"]
+    assert "0.1495 <small>[0.0995, 0.1995]</small>" in table
+
+
+def test_a_method_with_a_stop_rule_has_a_table_of_its_own(tmp_path):
+    results = made(judge=False)
+    ruled = results.of("refresh", 4).model_copy(
+        update={"method": "threshold", "setting": {"threshold": 0.9}, "update": "refresh"}
+    )
+    results.methods.append(ruled)
+    page = page_of(results, tmp_path)
+    (table,) = re.findall(r"<h3>Stop rules</h3>(.*?)</table>", page, flags=re.DOTALL)
+    assert "threshold (refresh)" in table and "threshold = 0.9" in table
+
+
+def test_a_saturated_mauve_is_marked(tmp_path):
+    results = made(judge=True)
     assert results.saturated(results.of("refresh", 4))
     assert not results.saturated(results.of("joint", 4))
+    page = page_of(results, tmp_path)
     (line,) = re.findall(r"<li>[^<]*refresh captures.*?</li>", page, flags=re.DOTALL)
     assert "within the ceiling's interval" in line
 
 
 def test_a_sampling_without_a_judge_says_so(tmp_path):
-    page = write_report(made(judge=False), tmp_path).read_text()
+    page = page_of(made(judge=False), tmp_path)
     assert "evaluate.judge=none" in page
-    assert page.count("<svg") == 2  # captured, cost
+    assert len(charts_in(page)) == 3  # the frontier, and captured in both orders
 
 
 def test_the_temperature_of_the_kl_is_stated(tmp_path):
-    page = write_report(made(True, kl_temperature=0.1), tmp_path).read_text()
-    assert "at temperature 0.1" in page
+    assert "at temperature 0.1" in page_of(made(True, kl_temperature=0.1), tmp_path)
 
 
 def test_a_report_of_one_generation_seed_claims_no_interval(tmp_path):
@@ -126,14 +198,22 @@ def test_a_report_of_one_generation_seed_claims_no_interval(tmp_path):
     for row in results.methods:
         row.mauve = row.mauve.model_copy(update={"low": None, "high": None, "n": 1})
     results.ceiling = results.methods[0].mauve
-    page = write_report(results, tmp_path).read_text()
-    assert "One generation seed gives no interval" in page
+    assert "One generation seed gives no interval" in page_of(results, tmp_path)
     assert not results.saturated(results.of("refresh", 4))
 
 
 def test_the_same_results_give_the_same_page(tmp_path):
-    a, b = (write_report(made(True), tmp_path / name).read_text() for name in "ab")
+    a, b = (page_of(made(True), tmp_path / name) for name in "ab")
     assert a == b
+
+
+def test_every_point_of_the_frontier_has_a_name_and_a_row_in_the_table(tmp_path):
+    page = page_of(made(judge=True), tmp_path)
+    (section,) = re.findall(r'<section id="frontier".*?</section>', page, flags=re.DOTALL)
+    named = re.findall(r'data-name="([^"]+)" data-value="([^"]+)"', section)
+    assert ("joint, k = 4", "2.50 tokens per full pass, 0.1495 [0.0995, 0.1995] nats") in named
+    assert len(named) == 4 == len(re.findall(r'<th scope="row">', section))
+    assert section.count('tabindex="0" aria-label') == 1  # one stop of Tab
 
 
 def test_the_frontier_leaves_out_what_another_setting_beats_in_both():
@@ -143,8 +223,80 @@ def test_the_frontier_leaves_out_what_another_setting_beats_in_both():
     results = made(False)
     assert points(results.methods)[0] == (1, 0.0)
     svg = frontier_svg(results.methods)
-    assert svg.startswith("<svg") and "Pareto frontier" in svg and "refresh" in svg
-    assert "Prompted tasks" not in svg
+    assert svg.startswith("<svg") and "Pareto frontier" in svg and ">refresh</text>" in svg
+    assert "prefers-color-scheme" in svg and "Prompted tasks" not in svg
+
+
+def sweep() -> SweepTable:
+    """Two widths; the wider one captures more and has the better objective."""
+    trials = [
+        Trial(
+            values={"sampler.width": width, "sampler.depth": 3}, objective=objective, ratio=0.2,
+            nats={2: 0.1, 4: 0.3}, captured={2: captured, 4: captured - 0.1}, steps=8,
+            stopped_early=False,
+        )
+        for width, objective, captured in ((64, 0.125, 0.8), (32, float("inf"), 0.6))
+    ]  # fmt: skip
+    return SweepTable(objective="nats_at_speed", target=2.0, trials=trials)
+
+
+def test_the_heat_map_has_a_cell_per_trial_and_k_and_more_is_a_higher_level():
+    heat = heat_map(sweep())
+    assert heat["ks"] == [2, 4]
+    assert heat["rows"] == [
+        ("width 32, depth 3", False, [("0.600", 2), ("0.500", 0)]),
+        ("width 64, depth 3", True, [("0.800", 7), ("0.700", 5)]),
+    ]
+
+
+def test_the_page_shows_every_trial_also_one_whose_target_is_out_of_reach(tmp_path):
+    page = page_of(made(judge=False, sweep=sweep()), tmp_path)
+    assert "The sweep" in page and "<td>inf</td>" in page
+    assert any(title.startswith("Trials") for title in charts_in(page))
+
+
+def test_the_page_puts_the_time_of_a_stage_beside_its_forecast(tmp_path):
+    results = made(judge=False)
+    assert "Forecast against" not in page_of(results, tmp_path)
+    stages = {
+        "train": StageRecord(
+            seconds=209, forecast_seconds=190.0, commit="0123456789abcdef-changed"
+        ),
+        "evaluate": StageRecord(seconds=2.0),
+    }
+    page = page_of(results, tmp_path, stages=stages)
+    section = page[page.index("<h3>Forecast against") : page.index("<h3>Provenance")]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in section.split("<tr>")[2:]]
+    cells = [[words(cell) for cell in row] for row in rows]
+    assert cells[0] == ["train", "190", "209", "+10 %", "", "–", "0123456789-changed"]
+    assert cells[1] == ["evaluate", "–", "2", "–", "", "–", "–"]
+    assert 'class="forecast" x="0" y="1" height="6" width="109.1"' in section  # of 120
+
+
+def test_learning_curves_are_drawn_where_a_training_left_them(tmp_path):
+    assert "Learning curves" not in page_of(made(judge=False), tmp_path)
+    curve = [
+        CurvePoint(step=1, loss=2.0),
+        CurvePoint(step=2, loss=1.5, captured={4: 0.6}, nats={4: 0.2}),
+    ]
+    page = page_of(made(judge=False), tmp_path, curve=curve)
+    assert 'data-name="loss, step 2" data-value="1.5000"' in page
+    assert 'data-name="k = 4, step 2" data-value="0.6000"' in page
+
+
+def test_the_page_says_where_the_run_comes_from(tmp_path):
+    results = made(judge=False, config={"run": {"seed": 3}, "evaluate": {"generation_seeds": 2}})
+    said = words(page_of(results, tmp_path, config_digest="d1", mlflow_run="r1"))
+    for wanted in (
+        "run.seed = 3",
+        "evaluate.generation_seeds = 2",
+        "d1",
+        "r1",
+        "torch 2",
+        "2 cores",
+    ):
+        assert wanted in said
+    assert "did not run from a checkout" in said
 
 
 def test_results_survive_the_file_and_damage_is_named(tmp_path):
@@ -165,13 +317,3 @@ def test_a_tracker_gets_the_headline_numbers_under_short_names():
     assert flat["joint_k4/captured"] == 0.77 and flat["joint_k4/captured_own"] == 0.75
     assert flat["refresh_k4/tokens_per_cost"] == 2.5 and flat["refresh/cost_ratio"] == 0.31
     assert "sequential/nll" in flat
-
-
-def test_the_page_puts_the_time_of_a_stage_beside_its_forecast(tmp_path):
-    results = made(judge=False)
-    assert "forecast" not in write_report(results, tmp_path).read_text()
-    results.stages = {"train": StageTime(seconds=210.2, forecast_seconds=190.0)}
-    results.stages["report"] = StageTime(seconds=2.0)
-    page = write_report(results, tmp_path).read_text()
-    assert "<td>train</td><td>210</td><td>190</td>" in page
-    assert "<td>report</td><td>2</td><td>–</td>" in page

@@ -80,7 +80,7 @@ def test_a_trial_that_ran_during_an_outage_has_its_run_afterwards(database, tmp_
     uri, parent = database
     with child_run(AWAY, tmp_path, parent, "key", {"train.lr": 0.1}) as box:
         report = {"step": 4, "loss": 1.0, "states_per_second": 1.0, "seconds_left": 1.0}
-        TrainReporter(box, 8).after_report(None, [report], None)
+        TrainReporter(box, 8, tmp_path / "curve.jsonl").after_report(None, [report], None)
     assert send_waiting(uri, tmp_path) == []
     client = MlflowClient(uri)
     (trial,) = client.search_runs(

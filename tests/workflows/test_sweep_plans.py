@@ -6,8 +6,6 @@ import pytest
 
 from jointsampler import UserError
 from jointsampler.config import load_config
-from jointsampler.evaluation.results import SweepTable, Trial
-from jointsampler.report.plots import sweep_figures
 from workflows import corpus, estimate, report
 from workflows.forecast import Devices
 from workflows.sweep import launch
@@ -112,21 +110,6 @@ def test_an_objective_is_lower_for_what_buys_more(tmp_path):
     for s in (settings, other):
         assert launch.objective(good, s) < launch.objective(bad, s)
         assert launch.objective(good, s) < launch.objective(slow, s)
-
-
-def trial(width, k_max, objective):
-    return Trial(
-        values={"sampler.width": width, "train.k_max": k_max}, objective=objective,
-        ratio=0.2, nats={2: 0.1, 4: 0.3}, captured={2: 0.6, 4: 0.7}, steps=8,
-        stopped_early=False,
-    )  # fmt: skip
-
-
-def test_the_heat_map_has_a_cell_per_trial_and_survives_an_unreachable_one():
-    trials = [trial(64, 4, 0.125), trial(32, 2, float("inf"))]
-    made = sweep_figures(SweepTable(objective="nats_at_speed", target=2.0, trials=trials))
-    assert set(made) == {"sweep_frontier", "sweep_heat"}
-    assert "0.125" in made["sweep_heat"] and "inf" in made["sweep_heat"]
 
 
 def test_the_forecast_of_a_pipeline_with_a_sweep_counts_its_trials(tmp_path):

@@ -178,7 +178,9 @@ def run_trial(
     with child_run(uri, plan.out, parent, training.key + training.trial, values) as outbox:
         reporters = [
             ObjectiveReporter(plan.settings),
-            TrainReporter(outbox, training.settings.steps, name=training.folder.name),
+            TrainReporter(
+                outbox, training.settings.steps, training.curve, name=training.folder.name
+            ),
         ]
         metrics = fit(training, reporters, plan.settings.workers, gpu_share)
         # Reported here too, because a training that had ended before reports nothing any more.

@@ -41,6 +41,11 @@ class TrainPlan:
         shape = self.sampler.model_dump(), self.columns.model_dump()
         return digest(self.corpus.key, *shape, settings, self.seed, weights)
 
+    @property
+    def curve(self) -> Path:
+        """The learning curve, kept for the report."""
+        return self.out / "curves" / f"{self.key}{self.trial}.jsonl"
+
     def intact(self) -> bool:
         return all((self.folder / name).is_file() for name in ("config.json", "model.safetensors"))
 
