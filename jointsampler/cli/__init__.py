@@ -19,6 +19,7 @@ from . import benchmark, check_results, compare, generate, report, tune, verify_
 OUTSIDE = {
     "run": ("workflows.cli", "Run a stage of the workflow, or all of them."),
     "lm-eval": ("jointsampler.harness.command", "Run lm-evaluation-harness on our methods."),
+    "lm-eval-ray": ("workflows.harness", "The same with its documents spread over a Ray cluster."),
 }
 
 

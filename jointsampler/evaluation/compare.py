@@ -21,7 +21,7 @@ from ..decoding.loop import Strategy
 from ..decoding.methods import METHODS, Method, get_method
 from ..decoding.orders import get_order
 from ..decoding.sampling import Sampling
-from ..tasks import TASKS, UNSEEN, examples
+from ..tasks import TASKS, TAUGHT, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..updates import Hybrid, Trained, Update, as_update
 from .breakdown import breakdown
@@ -96,7 +96,7 @@ class Protocol:
     samples: int = 64
     max_new_tokens: int = 32
     prompts_per_task: int = 8
-    tasks: tuple[str, ...] = tuple(sorted(TASKS))
+    tasks: tuple[str, ...] = tuple(sorted(TAUGHT))
     order: str = "entropy"
     seed: int = 0
 
