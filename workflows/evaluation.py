@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from jointsampler import JointSampler, Refresh
+from jointsampler import JointSampler, Refresh, storage
 from jointsampler.config import ColumnsConfig, Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.generate import check_k
 from jointsampler.evaluation.collect import Collected
 from jointsampler.evaluation.cost import UpdateCost
+from jointsampler.evaluation.differences import differences
 from jointsampler.evaluation.environment import machine, packages
 from jointsampler.evaluation.items import (
     SEQUENTIAL,
@@ -40,6 +41,7 @@ from jointsampler.evaluation.results import (
     TeacherCard,
     write_results,
 )
+from jointsampler.report.markdown import markdown
 from jointsampler.updates import joint_update
 from jointsampler.uris import shown_all
 from workflows import cluster, teachers
@@ -199,6 +201,7 @@ def as_results(
         costs={name: Cost(**cost.as_dict()) for name, cost in costs.items()},
         ceiling=next(r.mauve for r in methods if r.method == SEQUENTIAL[0]),
         methods=methods,
+        differences=differences(methods),
         sweep=sweep_table(plan),
     )
 
@@ -219,6 +222,7 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     results.examples = collected.examples(plan.pairs, plan.settings.shown)
     plan.results.parent.mkdir(exist_ok=True)
     write_results(results, plan.results)
+    storage.write(plan.results.with_name("summary.md"), markdown(results).encode())
     flat = results.flat()
     if tracker is not None:
         tracker.log_results(flat)

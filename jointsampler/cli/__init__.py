@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import UserError
-from . import benchmark, compare, generate, report, tune, verify_corpus
+from . import benchmark, check_results, compare, generate, report, tune, verify_corpus
 
 # Commands outside the library, with a ``main(argv)`` of their own. A module is imported when its
 # command is given, because the library needs none of the workflow's packages.
@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    """A command of the library."""
+    """A command of the library; its ``run`` returns an exit status, or None for 0."""
     parser = argparse.ArgumentParser(prog="jointsampler", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, summary) in OUTSIDE.items():
         commands.add_parser(name, help=summary)
-    for module in (generate, tune, compare, report, benchmark, verify_corpus):
+    for module in (generate, tune, compare, report, check_results, benchmark, verify_corpus):
         name = module.__name__.rsplit(".", 1)[1].replace("_", "-")
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(
@@ -54,5 +54,4 @@ def _run(argv: Sequence[str]) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
-    args.run(args)
-    return 0
+    return args.run(args) or 0

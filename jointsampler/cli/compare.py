@@ -6,7 +6,8 @@ Prints a row per method and setting as it is measured: KL to the true joint in
 nats per token (in the method's own order, on unconditional text and on task
 prompts), NLL under the judge, accuracy on the built-in tasks, tokens per teacher
 row, the same with updates at their measured cost, tokens/s.
-Writes results.json and compare.svg (with the Pareto frontier) to --out.
+Then AUP per method and the paired differences of the accuracies.
+Writes results.json, summary.md and compare.svg (with the Pareto frontier) to --out.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError, unknown_name
-from ..evaluation.compare import Comparison, Protocol, Setting, at_equal_cost, compare, default_grid
+from ..evaluation.compare import Comparison, Protocol, Setting, compare, default_grid
 from ..evaluation.judges import Judge, prepare_judge
 from ..evaluation.results import MethodResult, Results, write_results
 from ..evaluation.stats import Interval
+from ..evaluation.worth import at_equal_cost
 from ..report.charts import frontier_svg
+from ..report.markdown import markdown
 from ..storage import write
 from .common import add_models, load_models, updates_of
 
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge", default="none", help="smollm2, none, or a causal LM (default: none)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="folder for results.json and compare.svg")
+    parser.add_argument("--out", help="folder for results.json, summary.md and compare.svg")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -73,8 +76,9 @@ def run(args: argparse.Namespace) -> None:
     print(closing(results))
     if out is not None:
         write_results(results, out / "results.json")
+        write(out / "summary.md", markdown(results).encode())
         write(out / "compare.svg", frontier_svg(results.methods).encode())
-        print(f"wrote {out / 'results.json'} and {out / 'compare.svg'}")
+        print(f"wrote results.json, summary.md and compare.svg to {out}")
 
 
 def _grid(args: argparse.Namespace, trained: bool) -> list[Setting]:
@@ -132,6 +136,14 @@ def closing(results: Results) -> str:
     lines = ["brackets: 95 %, bootstrap over samples; KL in the method's own order"]
     for name, cost in results.costs.items():
         lines.append(f"an update ({name}) costs {cost.ratio:.3f} of a full pass here")
+    for curve in results.curves:
+        lines.append(
+            f"{curve.label}: AUP {curve.aup.value:.1f} by tokens per pass, {curve.aup_cost.value:.1f} by cost "
+            f"(n = {curve.aup.n})"
+        )
+    for found in results.differences:
+        if found.metric == "accuracy" and found.against == "sequential":
+            lines.append(f"accuracy of {found.row} minus sequential's: {found}")
     for tasks in (False, True):
         pairs = at_equal_cost(results.methods, "adaptive (joint)", "joint", tasks=tasks)
         if pairs:

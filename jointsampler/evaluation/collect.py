@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..decoding.methods import get_method
+from .breakdown import breakdown
 from .cost import UpdateCost
-from .items import REFERENCE, SEQUENTIAL, Item, KLItem, KLs, Samples, update_name
+from .differences import as_units
+from .diversity import diversity
+from .items import REFERENCE, SEQUENTIAL, Item, KLItem, KLKey, KLs, Samples, update_name
 from .judges import Scores
-from .kl import BlockKL, summarize
+from .kl import BlockKL
 from .mauve import mauve
-from .nll import generative_nll
+from .measured import NATS, Metric, Units
+from .nll import generative_nll, nll_units
 from .results import Examples, Fidelity, MethodResult
 from .stats import Interval
 
@@ -27,15 +31,15 @@ class Collected:
         self.samples: dict[tuple[str, int], dict[int, list[Samples]]] = defaultdict(
             lambda: defaultdict(list)
         )
-        parts: dict[tuple[str, int, str], list[np.ndarray]] = defaultdict(list)
+        parts: dict[KLKey, list[BlockKL]] = defaultdict(list)
         for item, result in sorted(done, key=lambda pair: pair[0].begin):
             if isinstance(item, KLItem):
-                for key, per_trajectory in result.items():
-                    parts[key].append(per_trajectory)
+                for key, found in result.items():
+                    parts[key].append(found)
             else:
                 self.samples[item.method, item.k][item.generation].append(result)
-        self.kls: dict[tuple[str, int, str], BlockKL] = {
-            key: summarize(key[1], np.concatenate(arrays)) for key, arrays in parts.items()
+        self.kls: dict[KLKey, BlockKL] = {
+            key: BlockKL.joined(every) for key, every in parts.items()
         }
 
     def results(
@@ -61,21 +65,27 @@ class Collected:
         self, pair: tuple[str, int], cost: UpdateCost | None, kmeans_seeds: int
     ) -> MethodResult:
         method, k = pair
-        every = [part for parts in self.samples[pair].values() for part in parts]
+        groups = self._groups(pair)
+        every = [part for parts in groups for part in parts]
         samples = sum(len(part.texts) for part in every)
         tokens, passes, rows, updates, seconds = (
             sum(getattr(part, name) for part in every)
             for name in ("tokens", "teacher_passes", "teacher_rows", "update_passes", "seconds")
         )
         ends = np.sum([part.round_ends for part in every], axis=0)
+        distinct, self_bleu = diversity([[t for p in parts for t in p.texts] for parts in groups])
+        scores = self._scores(every)
+        kl, units = self._fidelity(method, k)
         return MethodResult(
             method=method,
             update=update_name(method),
             setting={} if pair == SEQUENTIAL else {"k": k},
             samples=samples,
-            kl=self._fidelity(method, k),
-            nll=self._nll(every),
+            kl=kl,
+            nll=None if scores is None else generative_nll(scores),
             mauve=self._mauve(pair, kmeans_seeds),
+            distinct=distinct,
+            self_bleu=self_bleu,
             teacher_passes=passes / samples,
             teacher_rows=rows / samples,
             update_passes=updates / samples,
@@ -86,28 +96,39 @@ class Collected:
             else cost.tokens_per_cost(tokens, rows, updates),
             tokens_per_second=tokens / seconds,
             round_ends=tuple(ends / ends.sum()) if ends.any() else None,
+            units=units | ({} if scores is None else {"nll": nll_units(scores)}),
         )
 
-    def _fidelity(self, method: str, k: int) -> dict[str, Fidelity]:
-        """By path; marginal's figures come from any method's meter at the same k and path."""
+    def _fidelity(self, method: str, k: int) -> tuple[dict[str, Fidelity], dict[Metric, Units]]:
+        """(by path, the units of the nats); marginal's come from any method's meter at the same k."""
         if method == SEQUENTIAL[0] or get_method(method).verification == "strict":
             # Exact by construction, so nothing was measured.
             exact = Fidelity(nats_per_token=Interval(value=0.0, low=0.0, high=0.0, n=0))
-            return dict.fromkeys(sorted({path for _, _, path in self.kls}), exact)
-        found = {}
+            return dict.fromkeys(sorted({path for _, _, path in self.kls}), exact), {}
+        found, units = {}, {}
         for (other, other_k, path), meter in self.kls.items():
-            if other_k == k and method == "marginal" and path not in found:
-                found[path] = _as_fidelity(k, meter.marginal, None)
-            elif (other, other_k) == (method, k):
-                found[path] = _as_fidelity(k, meter.update, meter.captured)
-        return found
+            if other_k != k or path in found or method not in (other, "marginal"):
+                continue
+            base, own = meter.walks
+            nats, captured, column = meter.update, meter.captured, 1
+            if method == "marginal":
+                nats, captured, column, own = meter.marginal, None, 0, base
+            found[path] = Fidelity(
+                nats_per_token=nats.scaled(1 / k),
+                nats_per_round=nats,
+                captured=captured,
+                breakdown=breakdown(own, None if own is base else base),
+            )
+            units[NATS[path]] = as_units(meter.per_trajectory[:, [column, 2]] * [1, k])
+        return found, units
 
-    def _nll(self, every: Sequence[Samples]) -> Interval | None:
+    def _scores(self, every: Sequence[Samples]) -> Scores | None:
+        """The judge's scores of all samples, without features."""
         scores = [part.scores for part in every]
         if None in scores:
             return None
         joined = [np.concatenate([getattr(s, name) for s in scores]) for name in ("nll", "tokens")]
-        return generative_nll(Scores(*joined, features=np.empty(0)))
+        return Scores(*joined, features=np.empty(0))
 
     def _mauve(self, pair: tuple[str, int], kmeans_seeds: int) -> Interval | None:
         reference, own = self._features(REFERENCE), self._features(pair)
@@ -117,12 +138,12 @@ class Collected:
 
     def _features(self, pair: tuple[str, int]) -> list[np.ndarray] | None:
         """One array [n, H] per generation seed; None without a judge."""
-        parts = self.samples[pair]
-        groups = [[part.scores for part in parts[seed]] for seed in sorted(parts)]
+        groups = [[part.scores for part in parts] for parts in self._groups(pair)]
         if any(scores is None for group in groups for scores in group):
             return None
         return [np.concatenate([scores.features for scores in group]) for group in groups]
 
-
-def _as_fidelity(k: int, nats: Interval, captured: Interval | None) -> Fidelity:
-    return Fidelity(nats_per_token=nats.scaled(1 / k), nats_per_round=nats, captured=captured)
+    def _groups(self, pair: tuple[str, int]) -> list[list[Samples]]:
+        """The parts of each generation seed, in the order of the seeds and of the samples."""
+        parts = self.samples[pair]
+        return [parts[seed] for seed in sorted(parts)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,16 @@ from ..decoding.sampling import Sampling
 from ..tasks import TASKS, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..updates import Hybrid, Trained, Update, as_update
+from .breakdown import breakdown
 from .cost import UpdateCost, update_cost
+from .differences import as_units, differences
+from .diversity import diversity
 from .environment import machine, packages
 from .judges import Judge
-from .kl import Reference, calibration
-from .nll import generative_nll
+from .kl import Reference, Walk, calibration
+from .measured import NATS, NATS_ON_TASKS, Metric, Units
+from .nll import generative_nll, nll_units
+from .parallelism import curves
 from .results import Cost, Fidelity, MethodResult, Results, SamplerCard, TeacherCard
 from .stats import Interval, bootstrap
 
@@ -148,15 +154,22 @@ class Comparison:
         )
         tokens, count = int(out.effective_tokens.sum()), len(out.texts)
         ends = out.round_ends.sum(0).double()
+        distinct, self_bleu = diversity([out.texts])
+        scores = None if self.judge is None else self.judge.score(out.texts)
+        text, tasks = self._walks(setting, "text"), self._walks(setting, "tasks")
+        units = {NATS[path]: as_units(walk.units()) for path, walk in text.items()}
+        units |= {NATS_ON_TASKS: as_units(tasks["own"].units())} if "own" in tasks else {}
+        units |= {} if scores is None else {"nll": nll_units(scores)}
         return MethodResult(
             method=setting.method,
             update=setting.update,
             setting=setting.knobs,
             samples=count,
-            kl=self._fidelity(setting, "text"),
-            kl_on_tasks=self._fidelity(setting, "tasks"),
-            nll=None if self.judge is None else generative_nll(self.judge.score(out.texts)),
-            accuracy=None if answers is None else self._accuracy(answers),
+            kl=self._fidelity(setting, text),
+            kl_on_tasks=self._fidelity(setting, tasks),
+            nll=None if scores is None else generative_nll(scores),
+            distinct=distinct,
+            self_bleu=self_bleu,
             teacher_passes=passes / count,
             teacher_rows=rows / count,
             update_passes=updates / count,
@@ -165,7 +178,32 @@ class Comparison:
             tokens_per_cost=self._per_cost(setting, tokens, rows, updates),
             tokens_per_second=tokens / out.seconds,
             round_ends=tuple((ends / ends.sum()).tolist()) if ends.any() else None,
+            **self._on_tasks(setting, answers, units),
         )
+
+    def _on_tasks(
+        self, setting: Setting, answers: Generation | None, units: dict[Metric, Units]
+    ) -> dict[str, Any]:
+        """The fields of a row that the task prompts give, ``units`` among them."""
+        if answers is None:
+            return {"units": units}
+        tokens, passes, rows, updates = (
+            getattr(answers, name).double().numpy()
+            for name in ("effective_tokens", "teacher_passes", "teacher_rows", "update_passes")
+        )
+        cost = rows + self._ratio(setting) * updates
+        right = self._right(answers)
+        columns = {
+            "accuracy": np.stack([right, np.ones_like(right)], axis=1),
+            "task_tokens_per_pass": np.stack([tokens, passes], axis=1),
+            "task_tokens_per_cost": np.stack([tokens, cost], axis=1),
+        }
+        return {
+            "accuracy": bootstrap(lambda mean: mean[..., 0], right[:, None]),
+            "task_tokens_per_pass": float(tokens.sum() / passes.sum()),
+            "task_tokens_per_cost": float(tokens.sum() / cost.sum()),
+            "units": units | {name: as_units(column) for name, column in columns.items()},
+        }
 
     def results(self, rows: Sequence[MethodResult]) -> Results:
         """``rows`` with the conditions under which they were measured."""
@@ -184,6 +222,8 @@ class Comparison:
             judge="none" if self.judge is None else self.judge.name,
             costs={name: Cost(**cost.as_dict()) for name, cost in self._costs.items()},
             methods=list(rows),
+            differences=differences(rows),
+            curves=curves(rows),
             calibration=self._calibration(),
         )
 
@@ -205,12 +245,13 @@ class Comparison:
             **setting.rule,
         )
 
-    def _accuracy(self, answers: Generation) -> Interval:
+    def _right(self, answers: Generation) -> np.ndarray:
+        """[n] float64: 1 for a correct answer."""
         right = [
-            [float(TASKS[name].check(prompt, text))]
+            float(TASKS[name].check(prompt, text))
             for (name, prompt), text in zip(self.prompts, answers.texts, strict=True)
         ]
-        return bootstrap(lambda mean: mean[..., 0], np.array(right))
+        return np.array(right)
 
     def _reference(self, kind: str) -> Reference | None:
         """Sequential samples, unconditional ("text") or answers ("tasks"); None without prompts."""
@@ -239,23 +280,35 @@ class Comparison:
         order = get_order(self.protocol.order)
         return Strategy(update, rule, order, Sampling(), self.protocol.seed)
 
-    def _fidelity(self, setting: Setting, kind: str) -> dict[str, Fidelity]:
+    def _walks(self, setting: Setting, kind: str) -> dict[str, Walk]:
+        """By path; none where there are no prompts, or where the KL needs no measurement."""
         reference, method = self._reference(kind), get_method(setting.method)
-        if reference is None or method.verification == "tokens":
-            return {}  # exact conditionals in another order: a KL along the draft would mislead
+        if reference is None or method.verification is not None or method.one_token:
+            return {}
+        return {path: reference.walk(self._strategy(setting), path, 1.0) for path in PATHS}
+
+    def _fidelity(self, setting: Setting, walks: dict[str, Walk]) -> dict[str, Fidelity]:
+        method = get_method(setting.method)
         if method.verification == "strict" or method.one_token:
             return {path: Fidelity(nats_per_token=_EXACT) for path in PATHS}
-        found = {}
-        for path in PATHS:
-            walk = reference.walk(self._strategy(setting), path, 1.0)
+        found = {}  # nothing for "tokens": exact conditionals in another order, so a KL would mislead
+        for path, walk in walks.items():
             passes, updates = int(walk.teacher_passes.sum()), int(walk.update_passes.sum())
             speed = self._per_cost(setting, walk.tokens(), passes, updates)
-            found[path] = Fidelity(nats_per_token=walk.nats_per_token(), tokens_per_cost=speed)
+            found[path] = Fidelity(
+                nats_per_token=walk.nats_per_token(),
+                tokens_per_cost=speed,
+                breakdown=breakdown(walk),
+            )
         return found
 
     def _per_cost(self, setting: Setting, tokens: int, rows: int, updates: int) -> float:
+        return tokens / (rows + self._ratio(setting) * updates)
+
+    def _ratio(self, setting: Setting) -> float:
+        """The cost of one update of ``setting`` in full passes, measured once."""
         if not self.updates[setting.update].passes:
-            return tokens / rows
+            return 0.0
         name = setting.update
         estimated = get_method(setting.method).rule.estimates
         key = f"{name} with its estimate" if estimated else name
@@ -265,7 +318,7 @@ class Comparison:
                 self.teacher, self.updates[name], _COST_BATCH, protocol.max_new_tokens,
                 protocol.order, estimated=estimated,
             )  # fmt: skip
-        return self._costs[key].tokens_per_cost(tokens, rows, updates)
+        return self._costs[key].ratio
 
     def _calibration(self) -> list[tuple[float, float, int]]:
         """The trained sampler's estimates against the true KL, along its own path on text."""
@@ -288,26 +341,3 @@ def compare(
         if on_row is not None:
             on_row(row)
     return comparison.results(rows)
-
-
-def at_equal_cost(
-    rows: Sequence[MethodResult], label: str, against: str, path: str = "own", tasks: bool = False
-) -> list[tuple[float, float, float]]:
-    """(tokens per cost, nats of ``label``, nats of ``against`` there) wherever the latter reaches.
-
-    ``against`` is interpolated linearly between its settings and ``sequential``.
-    """
-
-    def points(wanted: str) -> list[tuple[float, float]]:
-        chosen = [(r.kl_on_tasks if tasks else r.kl).get(path) for r in rows if r.label == wanted]
-        return [(f.tokens_per_cost or 1.0, f.nats_per_token.value) for f in chosen if f is not None]
-
-    line = sorted(points(against) + points("sequential"))
-    if not line:
-        return []
-    costs, nats = zip(*line, strict=True)
-    return [
-        (cost, value, float(np.interp(cost, costs, nats)))
-        for cost, value in sorted(points(label))
-        if costs[0] <= cost <= costs[-1]
-    ]

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ..corpus.sample import SampleSettings
 from ..corpus.trajectories import Trajectories
 from ..decoding import generate
@@ -25,7 +23,7 @@ from ..teachers.protocol import Teacher
 from ..updates import Refresh, Update
 from .cost import UpdateCost, update_cost
 from .judges import Judge, Scores
-from .kl import Reference, block_kl
+from .kl import BlockKL, Reference, block_kl
 from .unmasking import unmaskings
 
 REFERENCE = ("reference", 1)  # sequential samples with seeds of their own, for MAUVE
@@ -75,7 +73,7 @@ class Samples:
     unmaskings: list[dict[str, Any]] = field(default_factory=list)
 
 
-KLs = dict[KLKey, np.ndarray]  # the result of a KLItem: ``BlockKL.per_trajectory`` of each key
+KLs = dict[KLKey, BlockKL]  # the result of a KLItem
 
 
 def method_pairs(methods: Sequence[str], ks: Sequence[int]) -> tuple[tuple[str, int], ...]:
@@ -227,7 +225,7 @@ class Evaluator:
                     order=self.settings.order,
                     batch_size=size,
                     reference=reference,
-                ).per_trajectory
+                )
                 for method, k, path in kl_keys(pairs)
             }
 

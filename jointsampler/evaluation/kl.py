@@ -20,7 +20,8 @@ distributions with different supports have no finite KL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import get_args
 
 import numpy as np
@@ -55,10 +56,19 @@ class Walk:
     teacher_passes: np.ndarray  # [n] int64
     update_passes: np.ndarray  # [n] int64
 
+    @staticmethod
+    def joined(parts: Sequence[Walk]) -> Walk:
+        """The walks of all rows of ``parts``, which have one length L."""
+        names = [field.name for field in fields(Walk)]
+        return Walk(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
+
+    def units(self) -> np.ndarray:
+        """[n, 2]: counted nats and counted tokens of each trajectory."""
+        return np.stack([(self.nats * self.counted).sum(1), self.counted.sum(1)], axis=1)
+
     def nats_per_token(self) -> Interval:
         """Interval over trajectories."""
-        units = np.stack([(self.nats * self.counted).sum(1), self.counted.sum(1)], axis=1)
-        return bootstrap(lambda m: m[..., 0] / m[..., 1], units)
+        return bootstrap(lambda m: m[..., 0] / m[..., 1], self.units())
 
     def tokens(self) -> int:
         return int(self.counted.sum())
@@ -79,6 +89,15 @@ class BlockKL:
     captured: Interval | None  # 1 - update / marginal
     rounds: float  # counted reveals / k
     per_trajectory: np.ndarray  # [n, 3]: nats of the marginal, of the update (nan without), rounds
+    walks: tuple[Walk, Walk | None] | None = None  # of the marginal model and of the update
+
+    @staticmethod
+    def joined(parts: Sequence[BlockKL]) -> BlockKL:
+        """All rows of ``parts``, which have one k and walks."""
+        whole = summarize(parts[0].k, np.concatenate([part.per_trajectory for part in parts]))
+        base, own = zip(*(part.walks for part in parts), strict=True)
+        walks = Walk.joined(base), None if None in own else Walk.joined(own)
+        return replace(whole, walks=walks)
 
 
 def summarize(k: int, per_trajectory: np.ndarray) -> BlockKL:
@@ -210,7 +229,7 @@ def walk(
         index = torch.arange(len(trajectories)).split(batch_size)
         parts = [(trajectories.select(part), None) for part in index]
     walks = [_walk(teacher, strategy, rows, path, temperature, states) for rows, states in parts]
-    return Walk(**{k: np.concatenate([w[k] for w in walks]) for k in walks[0]})
+    return Walk.joined(walks)
 
 
 def _walk(
@@ -220,8 +239,8 @@ def _walk(
     path: KLPath,
     temperature: float,
     recorded: Tensor | None,
-) -> dict[str, np.ndarray]:
-    """The fields of a :class:`Walk` for one batch."""
+) -> Walk:
+    """:func:`walk` for one batch."""
     paths = Paths.of(rows, teacher)
     canvas = Canvas(teacher, rows.prompts, rows.row_ids, rows.length)
     script, responses = Script(), None
@@ -235,15 +254,15 @@ def _walk(
     if responses is None:
         responses = canvas.response(canvas.ids)
     ends = end_positions(responses, teacher.end_ids)
-    return {
-        "nats": meter.nats.cpu().numpy(),
-        "position": canvas.order.cpu().numpy(),
-        "round": canvas.round.cpu().numpy(),
-        "counted": ((canvas.order >= 0) & (canvas.order <= ends[:, None])).cpu().numpy(),
-        "estimates": meter.estimates.cpu().numpy(),
-        "teacher_passes": canvas.teacher_passes.cpu().numpy(),
-        "update_passes": canvas.update_passes.cpu().numpy(),
-    }
+    return Walk(
+        nats=meter.nats.cpu().numpy(),
+        position=canvas.order.cpu().numpy(),
+        round=canvas.round.cpu().numpy(),
+        counted=((canvas.order >= 0) & (canvas.order <= ends[:, None])).cpu().numpy(),
+        estimates=meter.estimates.cpu().numpy(),
+        teacher_passes=canvas.teacher_passes.cpu().numpy(),
+        update_passes=canvas.update_passes.cpu().numpy(),
+    )
 
 
 def fixed_rounds(update: Update, k: int, order: str, seed: int) -> Strategy:
@@ -283,14 +302,16 @@ def block_kl(
     chosen = as_update(update)
     chosen.reading(teacher)  # refuses an update that does not fit, before any pass
     reference = reference or Reference(teacher, trajectories, batch_size)
-    nats, counted = _full_rounds(reference.marginal(k, path, temperature, order), k)
+    marginal, own_walk = reference.marginal(k, path, temperature, order), None
+    nats, counted = _full_rounds(marginal, k)
     columns = [nats, np.full(len(trajectories), np.nan), counted / k]
     if not isinstance(chosen, NoUpdate):
         strategy = fixed_rounds(chosen, k, order, trajectories.seed)
-        own, own_counted = _full_rounds(reference.walk(strategy, path, temperature), k)
+        own_walk = reference.walk(strategy, path, temperature)
+        own, own_counted = _full_rounds(own_walk, k)
         # Per token counted on the update's own walk, which on a sampled path has other lengths.
         columns[1] = own * counted / np.maximum(own_counted, 1)
-    return summarize(k, np.stack(columns, axis=1))
+    return replace(summarize(k, np.stack(columns, axis=1)), walks=(marginal, own_walk))
 
 
 def _full_rounds(walk: Walk, k: int) -> tuple[np.ndarray, np.ndarray]:

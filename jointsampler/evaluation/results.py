@@ -1,7 +1,8 @@
 """results.json: the one schema of measurements, for ``evaluate`` and for ``compare``.
 
-The evaluation and the comparison write it; the report and the plots read it.
-Reading validates. Nothing here measures or draws.
+The evaluation and the comparison write it; the report, the summary and the gate
+read it. Reading validates. The strings below the fields are their descriptions in
+the JSON schema (docs/results.md). Nothing here measures or draws.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from .. import storage
 from ..errors import UserError
 from ..sampler import JointSampler
+from .measured import Axis, Bin, Curve, Difference, Metric, Part, Units
 from .stats import Interval
 from .unmasking import Unmasking
 
@@ -23,42 +25,68 @@ from .unmasking import Unmasking
 KLPath = Literal["recorded", "own", "sampled"]
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 class Fidelity(Part):
     """Distance to the true joint: forward KL(teacher || method)."""
 
     nats_per_token: Interval
-    nats_per_round: Interval | None = None  # per k reveals, for methods with a fixed k
-    # 1 - nats / nats of marginal at the same k; None for marginal and without a fixed k
+    """KL per revealed token, up to the row's end token."""
+    nats_per_round: Interval | None = None
+    """KL per k reveals, for methods with a fixed k."""
     captured: Interval | None = None
-    # tokens per unit of cost along the same states; None where it is the method's own figure
+    """Captured dependency, 1 - nats / nats of marginal at the same k; null without a fixed k."""
     tokens_per_cost: float | None = None
+    """Along the same states; null where it is the method's own figure."""
+    breakdown: dict[Axis, list[Bin]] = Field({})
+    """The same KL by place of the reveal: mask ratio, step in the round, distance."""
 
 
 class MethodResult(Part):
     """One method at one setting. Tokens are those before the first end token."""
 
     method: str
-    update: str = "none"  # the name of the update between its reveals
-    setting: dict[str, int | float] = {}  # k, or the settings of a stop rule; {} for sequential
+    """A name of jointsampler/decoding/methods.py, or of a rival."""
+    update: str = "none"
+    """The update between its reveals."""
+    setting: dict[str, int | float] = Field({})
+    """k, or the settings of a stop rule; empty for sequential."""
     samples: int
-    kl: dict[KLPath, Fidelity] = {}
-    kl_on_tasks: dict[KLPath, Fidelity] = {}  # along answers to task prompts
-    nll: Interval | None = None  # nats per judge token
-    mauve: Interval | None = None  # against sequential samples of the same teacher
-    accuracy: Interval | None = None  # on the tasks
-    teacher_passes: float  # per sample; a verification is one, however many prefixes it holds
-    teacher_rows: float  # per sample: sequences through the teacher, every prefix counts
-    update_passes: float  # per sample
-    tokens_per_pass: float  # per teacher pass
-    tokens_per_row: float  # per teacher row
-    tokens_per_cost: float  # per teacher row, update passes counted at their measured cost
-    tokens_per_second: float  # of one worker
-    # Verified methods only: shares of rounds that ended full, by another order, by a rejection.
+    """Samples behind the figures that have no n of their own."""
+    kl: dict[KLPath, Fidelity] = Field({})
+    """By path, along sequential samples."""
+    kl_on_tasks: dict[KLPath, Fidelity] = Field({})
+    """By path, along sequential answers to task prompts."""
+    nll: Interval | None = None
+    """Nats per token of the judge; the aim is sequential's value."""
+    mauve: Interval | None = None
+    """Against sequential samples of the same teacher (arXiv 2102.01454)."""
+    distinct: dict[int, Interval] = Field({})
+    """n -> distinct n-grams / n-grams (arXiv 1510.03055); depends on the number of samples."""
+    self_bleu: Interval | None = None
+    """Mean BLEU-4 of a sample against all others (arXiv 1802.01886); higher: less diverse."""
+    accuracy: Interval | None = None
+    """Share of the task prompts that were answered correctly."""
+    teacher_passes: float
+    """Per sample; a verification is one, however many prefixes it holds."""
+    teacher_rows: float
+    """Per sample: sequences through the teacher; every prefix counts."""
+    update_passes: float
+    """Per sample: updates that computed something."""
+    tokens_per_pass: float
+    """Tokens per teacher pass."""
+    tokens_per_row: float
+    """Tokens per teacher row."""
+    tokens_per_cost: float
+    """Tokens per teacher row, update passes counted at their measured cost."""
+    tokens_per_second: float
+    """Of one worker."""
+    task_tokens_per_pass: float | None = None
+    """Tokens per teacher pass on the task prompts."""
+    task_tokens_per_cost: float | None = None
+    """Tokens per unit of cost on the task prompts."""
     round_ends: tuple[float, float, float] | None = None
+    """Verified methods: shares of rounds that ended full, by another order, by a rejection."""
+    units: dict[Metric, Units] = Field({})
+    """The figures that can be compared in pairs, unit by unit."""
 
     @property
     def k(self) -> int | None:
@@ -69,6 +97,18 @@ class MethodResult(Part):
     def captured(self) -> Interval | None:
         """Captured dependency on the recorded path, where it was measured."""
         return self.kl["recorded"].captured if "recorded" in self.kl else None
+
+    def figures(self) -> dict[str, Interval]:
+        """Every interval of the row under a short name."""
+        found: dict[str, Interval | None] = {}
+        for measured, where in ((self.kl, ""), (self.kl_on_tasks, "_on_tasks")):
+            for path, fidelity in measured.items():
+                end = ("" if path == "recorded" else f"_{path}") + where
+                found[f"nats_per_token{end}"] = fidelity.nats_per_token
+                found[f"captured{end}"] = fidelity.captured
+        found |= {name: getattr(self, name) for name in ("nll", "mauve", "self_bleu", "accuracy")}
+        found |= {f"distinct_{n}": interval for n, interval in self.distinct.items()}
+        return {name: interval for name, interval in found.items() if interval is not None}
 
     @property
     def knob(self) -> str:
@@ -90,23 +130,39 @@ class Cost(Part):
     """What one update costs, measured beside a full teacher pass."""
 
     full_seconds: float
+    """Of a full pass and the reveal after it, median."""
     update_seconds: float
-    ratio: float  # c, update / full
+    """Of an update and the reveal after it, median."""
+    ratio: float
+    """c: update / full."""
     batch: int
+    """Rows."""
     length: int
+    """Tokens of a response."""
 
 
 class TeacherCard(Part):
+    """The teacher, and what identifies it."""
+
     name: str
+    """As it was loaded: an embedded name, a folder or a hub id."""
     family: str
+    """The file of jointsampler/teachers/families that loaded it."""
     fingerprint: str
-    parameters: int | None = None  # None where the weights were not loaded
+    """Identifies weights and config."""
+    parameters: int | None = None
+    """Null where the weights were not loaded."""
 
 
 class SamplerCard(Part):
+    """The trained sampler."""
+
     width: int
+    """Of its layer."""
     parameters: int
-    depth: int = 0  # lower layers of the teacher below the trained one
+    """Trained ones."""
+    depth: int = 0
+    """Lower layers of the teacher below the trained one."""
 
     @classmethod
     def of(cls, sampler: JointSampler) -> SamplerCard:
@@ -116,25 +172,44 @@ class SamplerCard(Part):
 
 
 class Examples(Part):
+    """Samples side by side."""
+
     columns: list[str]
-    texts: list[list[str]]  # one list per column; row i of every column has the same seed
-    unmaskings: list[list[Unmasking]] = []  # of the same samples; empty where none were kept
+    """Titles of the methods."""
+    texts: list[list[str]]
+    """One list per column; row i of every column has the same seed."""
+    unmaskings: list[list[Unmasking]] = Field([])
+    """How the same samples were unmasked, for the step-through; empty where it was not kept."""
 
 
 class Trial(Part):
-    values: dict[str, Any]  # config key -> value
-    objective: float  # less is better
-    ratio: float  # cost of one update with this sampler, in full passes
-    nats: dict[int, float]  # k -> per token
-    captured: dict[int, float]  # k -> share of the dependency
+    """One trial of a sweep."""
+
+    values: dict[str, Any]
+    """Config key -> value."""
+    objective: float
+    """Less is better."""
+    ratio: float
+    """Cost of one update with this sampler, in full passes."""
+    nats: dict[int, float]
+    """k -> nats per token."""
+    captured: dict[int, float]
+    """k -> share of the dependency."""
     steps: int
-    stopped_early: bool  # by the scheduler; the numbers are those of that step
+    """Of training."""
+    stopped_early: bool
+    """By the scheduler; the numbers are those of that step."""
 
 
 class SweepTable(Part):
-    objective: str  # nats_at_speed or speed_at_nats
-    target: float  # the speed, or the nats per token
-    trials: list[Trial]  # the best first
+    """A sweep whose best sampler this is."""
+
+    objective: str
+    """nats_at_speed or speed_at_nats."""
+    target: float
+    """The speed, or the nats per token."""
+    trials: list[Trial]
+    """The best first."""
 
     def objective_text(self, trial: Trial) -> str:
         """A trial's objective in words."""
@@ -146,24 +221,41 @@ class SweepTable(Part):
 
 
 class Results(Part):
-    schema_version: int = 2
+    """The measurements of one teacher's methods, and the conditions under which they were made."""
+
+    schema_version: int = 3
+    """Of this form. Version 2 had no breakdowns, units, differences, curves and diversity."""
     config: dict[str, Any]
+    """All settings of the run, or the protocol of the comparison."""
     versions: dict[str, str]
+    """Package -> version."""
     machine: dict[str, Any]
+    """Processor, cores, memory, GPU."""
     teacher: TeacherCard
+    """The reference of every figure."""
     sampler: SamplerCard | None = None
+    """The trained sampler, if one was measured."""
     judge: str = "none"
-    # Of all KL figures. It is the corpus's, or 1 for a greedy corpus (temperature 0), because a
-    # distribution with one token has no finite KL to another. Top-p is not applied, likewise.
+    """The causal LM behind NLL and MAUVE."""
     kl_temperature: float = 1.0
-    costs: dict[str, Cost] = {}  # method -> the cost of its update
-    ceiling: Interval | None = (
-        None  # MAUVE of two independent sequential sets; None without a judge
-    )
+    """Of all KL figures: the corpus's, or 1 for a greedy corpus, because a distribution with one token
+    has no finite KL to another. Top-p is not applied, likewise."""
+    costs: dict[str, Cost] = Field({})
+    """Update -> its cost."""
+    ceiling: Interval | None = None
+    """MAUVE of two independent sequential sets; null without a judge."""
     methods: list[MethodResult]
-    calibration: list[tuple[float, float, int]] = []  # estimated KL, true KL, states, by octile
+    """One row per method and setting."""
+    differences: list[Difference] = Field([])
+    """Pairs of rows on the same prompts and seeds."""
+    curves: list[Curve] = Field([])
+    """Accuracy against parallelism, one per method with accuracies."""
+    calibration: list[tuple[float, float, int]] = Field([])
+    """(Estimated KL, true KL, states) by octile of the estimate."""
     examples: Examples | None = None
+    """Samples side by side."""
     sweep: SweepTable | None = None
+    """The sweep, if there was one."""
 
     def of(self, method: str, k: int) -> MethodResult:
         return next(r for r in self.methods if (r.method, r.k) == (method, k))
@@ -180,14 +272,7 @@ class Results(Part):
             flat[f"{name}/tokens_per_second"] = r.tokens_per_second
             flat[f"{name}/tokens_per_cost"] = r.tokens_per_cost
             flat[f"{name}/tokens_per_row"] = r.tokens_per_row
-            for what in ("nll", "mauve", "accuracy"):
-                if (interval := getattr(r, what)) is not None:
-                    flat[f"{name}/{what}"] = interval.value
-            for path, fidelity in r.kl.items():
-                end = "" if path == "recorded" else f"_{path}"
-                flat[f"{name}/nats_per_token{end}"] = fidelity.nats_per_token.value
-                if fidelity.captured is not None:
-                    flat[f"{name}/captured{end}"] = fidelity.captured.value
+            flat |= {f"{name}/{what}": x.value for what, x in r.figures().items()}
         return flat
 
 

@@ -11,9 +11,11 @@ across k, because its denominator changes with k; this can.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from .results import MethodResult
 
 
 def speed(k: int, ratio: float) -> float:
@@ -46,3 +48,26 @@ def speed_at_nats(nats: Mapping[int, float], ratio: float, most: float) -> float
             share = (value - most) / (value - closer)
             best = max(best, 1 / (cost + share * (slower - cost)))
     return best
+
+
+def at_equal_cost(
+    rows: Sequence[MethodResult], label: str, against: str, path: str = "own", tasks: bool = False
+) -> list[tuple[float, float, float]]:
+    """(tokens per cost, nats of ``label``, nats of ``against`` there) wherever the latter reaches.
+
+    ``against`` is interpolated linearly between its settings and ``sequential``.
+    """
+
+    def points(wanted: str) -> list[tuple[float, float]]:
+        chosen = [(r.kl_on_tasks if tasks else r.kl).get(path) for r in rows if r.label == wanted]
+        return [(f.tokens_per_cost or 1.0, f.nats_per_token.value) for f in chosen if f is not None]
+
+    line = sorted(points(against) + points("sequential"))
+    if not line:
+        return []
+    costs, nats = zip(*line, strict=True)
+    return [
+        (cost, value, float(np.interp(cost, costs, nats)))
+        for cost, value in sorted(points(label))
+        if costs[0] <= cost <= costs[-1]
+    ]

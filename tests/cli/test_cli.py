@@ -12,9 +12,11 @@ from jointsampler import Refresh, generate
 from jointsampler.cli import main
 from jointsampler.cli.watch import MASK, LiveView
 from jointsampler.decoding.methods import METHODS
-from jointsampler.evaluation.compare import at_equal_cost, default_grid
+from jointsampler.evaluation.compare import default_grid
 from jointsampler.evaluation.results import Fidelity, MethodResult, frontier, read_results
 from jointsampler.evaluation.stats import Interval
+from jointsampler.evaluation.worth import at_equal_cost
+from jointsampler.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,14 @@ def test_compare_measures_every_setting_alike_and_draws_the_frontier(
     }  # fmt: skip
     assert sum(count for *_, count in results.calibration) > 0
     assert "Pareto frontier" in (tmp_path / "compare.svg").read_text()
+    assert [curve.label for curve in results.curves] == list(dict.fromkeys(labels))[1:]
+    assert all(f"{curve.label}: AUP" in out for curve in results.curves)
+    said = [d for d in results.differences if d.metric == "accuracy" and d.against == "sequential"]
+    assert len(said) == len(labels) - 1 and said[0].value.n == len(TASKS)
+    assert all(f"accuracy of {d.row} minus sequential's: {d}" in out for d in said)
+    assert "| refresh, k = 2 |" in (tmp_path / "summary.md").read_text()
+    written = str(tmp_path / "results.json")
+    assert main(["check-results", written, "--against", written]) == 0
 
 
 def test_compare_without_a_sampler_leaves_out_what_needs_one(capsys):

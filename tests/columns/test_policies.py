@@ -13,7 +13,7 @@ from jointsampler.teachers.keyvalues import KeyValues
 from tests.columns.cases import CASES, B, S, case
 
 MASKED_FIRST = pytest.mark.parametrize(
-    "policy", [get_policy(name) for name in ("attention", "near", "density")], ids=repr
+    "policy", [get_policy(name) for name in ("near", "density")], ids=repr
 )
 EACH = pytest.mark.parametrize("policy", [*POLICIES.values(), NearThenScores(0)], ids=repr)
 LAYERS, HEADS, KV, D = 2, 4, 2, 8

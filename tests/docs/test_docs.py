@@ -13,7 +13,15 @@ from xml.etree import ElementTree
 import pytest
 from lm_eval._cli.run import Run
 
-from jointsampler.cli import benchmark, compare, generate, report, tune, verify_corpus
+from jointsampler.cli import (
+    benchmark,
+    check_results,
+    compare,
+    generate,
+    report,
+    tune,
+    verify_corpus,
+)
 from jointsampler.cli.common import parse_settings
 from jointsampler.config import load_config
 from jointsampler.decoding.methods import METHODS, get_method
@@ -37,6 +45,7 @@ COMMANDS = {
     "tune": tune,
     "compare": compare,
     "report": report,
+    "check-results": check_results,
     "benchmark": benchmark,
     "verify-corpus": verify_corpus,
 }

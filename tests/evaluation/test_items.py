@@ -10,6 +10,7 @@ from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.methods import METHODS
 from jointsampler.evaluation.collect import Collected
 from jointsampler.evaluation.cost import UpdateCost
+from jointsampler.evaluation.differences import differences
 from jointsampler.evaluation.items import (
     Evaluator,
     KLItem,
@@ -96,6 +97,34 @@ def test_block_kl_is_the_librarys_at_the_corpus_temperature(
     assert results["marginal", 4].kl[path].nats_per_round.value == pytest.approx(
         direct.marginal.value, rel=1e-4
     )
+
+
+@pytest.mark.parametrize("path", ["recorded", "own"])
+def test_the_breakdown_and_the_units_hold_the_nats_of_the_row(results, path):
+    for method in ("marginal", "refresh", "joint"):
+        row = results[method, 4]
+        nats = row.kl[path].nats_per_token
+        units = row.units["nats_per_token" if path == "recorded" else "nats_per_token_own"]
+        assert sum(units.over) / sum(units.under) == pytest.approx(nats.value, rel=1e-4)
+        for bins in row.kl[path].breakdown.values():
+            total = sum(b.nats.value * b.reveals for b in bins)
+            assert total == pytest.approx(sum(units.over), rel=1e-4)
+        steps = row.kl[path].breakdown["step"]
+        assert [b.low for b in steps] == [1, 2, 3]
+        assert [b.captured is None for b in steps] == [method == "marginal"] * 3
+
+
+def test_rows_are_compared_in_pairs_whatever_item_their_units_came_from(done):
+    forth, back = (differences(Collected(x).results(PAIRS, COSTS)) for x in (done, done[::-1]))
+    assert forth == back
+    pairs = {(d.row, d.against) for d in forth if d.metric == "nats_per_token"}
+    assert ("joint, k = 4", "refresh, k = 4") in pairs and len(pairs) == 3
+
+
+def test_every_row_has_its_diversity_over_the_generation_seeds(results):
+    for row in results.values():
+        assert set(row.distinct) == {1, 2, 4} and row.self_bleu.n == 2
+        assert 0 < row.distinct[1].value <= row.distinct[2].value <= 1
 
 
 def test_sequential_and_verified_samples_are_exact_and_not_metered(results):

@@ -69,6 +69,9 @@ def test_the_report_has_every_method_and_k_with_intervals(two_runs):
         assert fidelity.captured.low <= fidelity.captured.value <= fidelity.captured.high
     assert set(joint.kl) == {"recorded", "own"} and set(results.costs) == {"joint", "refresh"}
     assert results.ceiling == results.of("sequential", 1).mauve
+    assert set(joint.kl["own"].breakdown) == {"mask_ratio", "step", "distance"}
+    assert {d.metric for d in results.differences} >= {"nll", "nats_per_token_own"}
+    assert "| joint, k = 4 |" in (out / "report" / "summary.md").read_text()
     page = (out / "report" / "index.html").read_text()
     for part in ("frontier", "by-k", "steps", "samples", "learning", "provenance"):
         assert f'<section id="{part}"' in page
@@ -101,7 +104,8 @@ def test_mlflow_holds_two_finished_runs_and_a_model_that_loads_and_generates(two
     for run in runs:
         assert run.info.status == "FINISHED"
         assert run.data.params["train.steps"] == "12"
-        assert "joint_k4/captured" in run.data.metrics and "train/loss" in run.data.metrics
+        logged = {"joint_k4/captured", "joint_k4/self_bleu", "joint_k4/distinct_2", "train/loss"}
+        assert logged <= set(run.data.metrics)
         assert [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")] == [
             4,
             8,

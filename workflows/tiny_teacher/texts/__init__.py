@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from jointsampler.errors import unknown_name
 
 from .code import Code
-from .paired import Paired
+from .differences import Paired
 
 
 class Text(Protocol):

@@ -1,0 +1,62 @@
+"""Differences between rows on the same prompts and seeds: paired bootstrap over units.
+
+A row keeps its metrics unit by unit (``measured.Units``), so any two rows of one
+file can be compared. A difference whose interval holds 0 is printed as none, with
+the number of units that did not suffice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+
+from .measured import Difference, Metric, Units
+from .results import MethodResult
+from .stats import Interval, bootstrap
+
+
+def as_units(columns: np.ndarray) -> Units:
+    """Of [n, 2] numerators and denominators; six digits say more than any interval."""
+    over, under = ([float(f"{x:.6g}") for x in column] for column in np.asarray(columns).T)
+    return Units(over=over, under=under)
+
+
+def columns_of(units: Units) -> np.ndarray:
+    """[n, 2]: the inverse of :func:`as_units`."""
+    return np.stack([units.over, units.under], axis=1)
+
+
+def ratio(mean: np.ndarray) -> np.ndarray:
+    """sum(over) / sum(under) of column means [..., 2]; 0 where the denominator is 0."""
+    return mean[..., 0] / np.maximum(mean[..., 1], 1e-12)
+
+
+def difference(a: MethodResult, b: MethodResult, metric: Metric) -> Difference | None:
+    """``metric`` of row ``a`` minus that of ``b``; None where one has no units or their n differs."""
+    if metric not in a.units or metric not in b.units:
+        return None
+    mine, theirs = columns_of(a.units[metric]), columns_of(b.units[metric])
+    if len(mine) != len(theirs):
+        return None
+    found = bootstrap(
+        lambda mean: ratio(mean) - ratio(mean[..., 2:]), np.concatenate([mine, theirs], axis=1)
+    )
+    if len(mine) < 2:
+        found = Interval(value=found.value, n=found.n)
+    return Difference(metric=metric, row=a.title, against=b.title, value=found)
+
+
+def differences(rows: Sequence[MethodResult]) -> list[Difference]:
+    """Every row against sequential, and every two rows of one setting against each other."""
+    pairs = [(row, base) for base in rows if base.method == "sequential" for row in rows]
+    pairs += [(b, a) for a, b in itertools.combinations(rows, 2) if a.setting == b.setting]
+    found = [
+        difference(a, b, metric)
+        for metric in get_args(Metric)
+        for a, b in pairs
+        if a is not b
+    ]  # fmt: skip
+    return [one for one in found if one is not None]
