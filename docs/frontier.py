@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import matplotlib
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
+import matplotlib.pyplot as plt  # MLflow brings it
 
 from jointsampler import JointSampler, Refresh, generate, load_teacher
 from jointsampler.columns import POLICIES
@@ -32,16 +30,15 @@ from jointsampler.decoding.sampling import Sampling
 from jointsampler.evaluation.cost import step_seconds
 from jointsampler.evaluation.kl import Reference, block_kl
 from jointsampler.evaluation.stats import Interval
-from jointsampler.report.charts import COST
+from jointsampler.report.charts import COST, NATS
 from jointsampler.updates import NoUpdate, Update, as_update
-
-matplotlib.use("Agg")
 
 ORDER, SEED, BATCHES, COLUMNS = "entropy", 21, (1, 16), 8
 RULES = {
     "threshold": ("threshold", (0.5, 0.3, 0.2, 0.1, 0.05)),
     "entropy_bound": ("bound", (0.5, 1.0, 2.0, 4.0, 8.0)),
 }
+ASSET = Path(__file__).parent / "assets" / "updates.svg"
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -50,7 +47,6 @@ STYLE = {
     "svg.hashsalt": "jointsampler",  # the same numbers give the same bytes
     "figure.constrained_layout.use": True,
 }
-ASSET = Path(__file__).parent / "assets" / "updates.svg"
 COLOURS = {
     "rule": "#475569",
     "paper": "#c2410c",
@@ -157,17 +153,11 @@ def svg(points: list[Point], rules: list[Point]) -> str:
             axes.set_yscale("log")
             axes.set_xlabel(COST)
             axes.set_title(f"batch {batch}")
-        panels[0].set_ylabel("KL to the true joint, nats per token")
+        panels[0].set_ylabel(NATS)
         panels[0].legend(frameon=False, fontsize=8, title="without an update")
-        return _text(figure)
-
-
-def _text(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+        return text.getvalue()
 
 
 def main() -> None:

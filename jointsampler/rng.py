@@ -23,6 +23,11 @@ DEPTH = 14  # how many reveals a training state lies behind its opening
 PROMPTED = 18  # which rows of a corpus keep their prompt
 BOUND_COUNT = 21  # how many tokens a draw of a likelihood bound masks
 BOUND_MASK = 22  # and which
+RIVAL_SHARE = 41  # the masked share of a state that a rival learns from
+RIVAL_MASK = 42  # which of its positions are masked
+RIVAL_REVEAL = 43  # the position and the token that are revealed in it
+RIVAL_BATCH = 44  # the states of a training step of a rival
+RIVAL_WEIGHTS = 45  # its initial weights
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)

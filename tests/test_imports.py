@@ -71,6 +71,16 @@ def test_no_module_imports_itself_in_a_circle():
     assert circle(arrows()) == []
 
 
+def test_only_a_command_imports_the_rivals():
+    inside = "jointsampler.rivals"
+    users = {
+        name
+        for name, targets in arrows().items()
+        if not name.startswith(inside) and any(t.startswith(inside) for t in targets)
+    }
+    assert users == {"jointsampler.cli.rivals"}
+
+
 def test_the_library_imports_nothing_of_the_workflows():
     wrong = {
         (name, target)

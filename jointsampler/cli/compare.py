@@ -7,6 +7,8 @@ nats per token (in the method's own order, on unconditional text and on task
 prompts), NLL under the judge, accuracy on the built-in tasks, tokens per teacher
 row, the same with updates at their measured cost, tokens/s.
 Then AUP per method and the paired differences of the accuracies.
+With --rivals the rows are those of jointsampler/rivals on task prompts alone, at
+batch size 36, and --samples, --k, --order and --judge play no part.
 Writes results.json, summary.md and compare.svg (with the Pareto frontier) to --out.
 """
 
@@ -23,8 +25,11 @@ from ..evaluation.stats import Interval
 from ..evaluation.worth import at_equal_cost
 from ..report.charts import frontier_svg
 from ..report.markdown import markdown
+from ..sampler import JointSampler
 from ..storage import write
+from ..teachers.protocol import Teacher
 from .common import add_models, load_models, updates_of
+from .rivals import compare_rivals
 
 HEADER = (
     "method",
@@ -54,13 +59,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge", default="none", help="smollm2, none, or a causal LM (default: none)"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--rivals",
+        action="store_true",
+        help="published methods beside ours on task prompts, with paired accuracy and measured cost",
+    )
     parser.add_argument("--out", help="folder for results.json, summary.md and compare.svg")
 
 
 def run(args: argparse.Namespace) -> None:
     teacher, sampler = load_models(args)
-    grid = _grid(args, sampler is not None)
     out = _folder(args.out)
+    if args.rivals:
+        results = compare_rivals(args, teacher, updates_of(args, sampler).get("joint"))
+    else:
+        results = _compare(args, teacher, sampler)
+    if out is not None:
+        path = "sampled" if args.rivals else "own"
+        write_results(results, out / "results.json")
+        write(out / "summary.md", markdown(results).encode())
+        write(out / "compare.svg", frontier_svg(results.methods, path).encode())
+        print(f"wrote results.json, summary.md and compare.svg to {out}")
+
+
+def _compare(args: argparse.Namespace, teacher: Teacher, sampler: JointSampler | None) -> Results:
+    """Every method that can run, measured one by one."""
+    grid = _grid(args, sampler is not None)
     judge_id = prepare_judge(args.judge)
     judge = None if judge_id is None else Judge(judge_id, args.device)
     protocol = Protocol(
@@ -74,11 +98,7 @@ def run(args: argparse.Namespace) -> None:
     print(line(HEADER))
     results = compare(comparison, grid, lambda row: print(line(cells(row)), flush=True))
     print(closing(results))
-    if out is not None:
-        write_results(results, out / "results.json")
-        write(out / "summary.md", markdown(results).encode())
-        write(out / "compare.svg", frontier_svg(results.methods).encode())
-        print(f"wrote results.json, summary.md and compare.svg to {out}")
+    return results
 
 
 def _grid(args: argparse.Namespace, trained: bool) -> list[Setting]:

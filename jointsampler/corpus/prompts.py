@@ -16,7 +16,7 @@ import torch
 from .. import rng
 from ..decoding.generate import Prompt
 from ..errors import UserError, unknown_name
-from ..tasks import TASKS, examples
+from ..tasks import TAUGHT, examples
 from . import sources
 
 TASKS_SOURCE = "tasks"
@@ -114,8 +114,8 @@ def corpus_prompts(
 def read_prompts(source: PromptSource, count: int, seed: int) -> tuple[str, ...]:
     """``count`` prompts, repeated from the start where the source has fewer."""
     if source.name == TASKS_SOURCE:
-        names = sorted(TASKS)
-        made = {name: examples(TASKS[name], seed, -(-count // len(names))) for name in names}
+        names = sorted(TAUGHT)
+        made = {name: examples(TAUGHT[name], seed, -(-count // len(names))) for name in names}
         return tuple(made[names[i % len(names)]][i // len(names)].prompt for i in range(count))
     columns = template_columns(source.template)
     prompts: list[str] = []

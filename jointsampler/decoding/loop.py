@@ -216,7 +216,8 @@ class Decoder:
         if update.ranks:
             masked, scores = canvas.candidates_on_canvas(), board.on_canvas()
         moved = state.advance(Reveal(canvas.ids, canvas.start + last, masked, scores, canvas.start))
-        if update.passes:
+        # An update that moved no state computed nothing: one of several reveals in a row.
+        if update.passes and (moved is None or moved.shape[1]):
             canvas.update_passes += in_round
         if board is not None:
             board.moved(state.states, moved, most)

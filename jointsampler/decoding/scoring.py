@@ -71,12 +71,15 @@ class Scorer:
         """:meth:`at` with all logits held at once."""
         each, (batch, count) = self._each, positions.shape
         rows = self.canvas.rows[:, None].expand(batch, count).reshape(-1)
-        logits = None
+        logits = states = None
         if self.order.needs_logits:
             index = positions[..., None].expand(-1, -1, response.shape[-1])
-            logits = self.teacher.logits(response.gather(1, index))  # [B, C, V]
+            states = response.gather(1, index)
+            logits = self.teacher.logits(states)  # [B, C, V]
+            states = states.flatten(0, 1)
         flat = None if logits is None else logits.flatten(0, 1)
-        values = self.order.score(OrderView(flat, positions.reshape(-1), rows, self.seed))
+        view = OrderView(flat, positions.reshape(-1), rows, self.seed, states)
+        values = self.order.score(view)
         # What a diverged sampler scores with no number is revealed last, and every position once.
         values = values.view(batch, count).nan_to_num(torch.finfo(values.dtype).max, torch.inf)
         values = values.masked_fill(~live, torch.inf)

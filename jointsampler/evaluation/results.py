@@ -65,6 +65,12 @@ class MethodResult(Part):
     """Mean BLEU-4 of a sample against all others (arXiv 1802.01886); higher: less diverse."""
     accuracy: Interval | None = None
     """Share of the task prompts that were answered correctly."""
+    accuracy_ratio: Interval | None = None
+    """Of a paired comparison (paired.py): accuracy relative to the reference on the same prompts."""
+    cost: Interval | None = None
+    """Of a paired comparison: processor time per token in batches, relative to the reference."""
+    cost_alone: Interval | None = None
+    """The same with one prompt in a batch."""
     teacher_passes: float
     """Per sample; a verification is one, however many prefixes it holds."""
     teacher_rows: float
@@ -179,7 +185,7 @@ class Examples(Part):
     texts: list[list[str]]
     """One list per column; row i of every column has the same seed."""
     unmaskings: list[list[Unmasking]] = Field([])
-    """How the same samples were unmasked, for the step-through; empty where it was not kept."""
+    """Of the same samples; empty where none were kept."""
 
 
 class Trial(Part):

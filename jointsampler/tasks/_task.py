@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 # Short lower-case names, so that a small byte-level BPE can make each one token.
@@ -18,6 +19,13 @@ class Example(NamedTuple):
     answer: str
 
 
+class Answers(NamedTuple):
+    """All correct answers to a prompt, equally likely in the examples."""
+
+    choices: Sequence[tuple[str, ...]]  # each answer as the symbols at its free places
+    alphabet: int  # how many symbols a place could hold
+
+
 class Task(Protocol):
     name: str
 
@@ -26,6 +34,12 @@ class Task(Protocol):
 
     def check(self, prompt: str, text: str) -> bool:
         """Whether ``text``, the continuation of ``prompt``, is a correct answer."""
+
+    def answers(self, prompt: str) -> Answers | None:
+        """The correct answers, each of the same length; None where they cannot be listed.
+
+        ``closed_forms.py`` has what follows from them.
+        """
 
 
 # Added to the seed of prompts for measurements. Corpora and teachers learn from prompts of small
@@ -57,3 +71,8 @@ def fields_of(prompt: str) -> list[list[str]]:
 
 def answer_of(items: list[str]) -> str:
     return " " + " ".join(items)
+
+
+def in_words(words: Sequence[str], choices: Sequence[Sequence[str]]) -> Answers:
+    """Answers whose places are words, each of which could be any of ``words``."""
+    return Answers([tuple(choice) for choice in choices], len(set(words)))

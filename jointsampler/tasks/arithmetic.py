@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ._task import Example
+from ._task import Answers, Example
 
 
 def working(a: int, b: int) -> str:
@@ -12,6 +12,11 @@ def working(a: int, b: int) -> str:
     carry = units // 10
     tens = a // 10 + b // 10 + carry
     return f" {a % 10} + {b % 10} = {units}, {a // 10} + {b // 10} + {carry} = {tens}, sum {a + b}"
+
+
+def _terms(prompt: str) -> tuple[int, int]:
+    a, b = prompt.split(":")[1].rsplit("->", 1)[0].split("+")
+    return int(a), int(b)
 
 
 class Arithmetic:
@@ -22,5 +27,7 @@ class Arithmetic:
         return Example(f"add: {a} + {b} ->", working(a, b))
 
     def check(self, prompt: str, text: str) -> bool:
-        a, b = (int(x) for x in prompt.split(":")[1].rsplit("->", 1)[0].split("+"))
-        return text.strip() == working(a, b).strip()
+        return text.strip() == working(*_terms(prompt)).strip()
+
+    def answers(self, prompt: str) -> Answers:
+        return Answers([tuple(c for c in working(*_terms(prompt)) if c.isdigit())], 10)

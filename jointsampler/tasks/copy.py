@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ._task import Example, answer_of, draw_items, fields_of, prompt_of
+from ._task import Answers, Example, answer_of, draw_items, fields_of, in_words, prompt_of
 
 
 class Copy:
@@ -16,3 +16,7 @@ class Copy:
 
     def check(self, prompt: str, text: str) -> bool:
         return text.split() == fields_of(prompt)[0]
+
+    def answers(self, prompt: str) -> Answers:
+        (items,) = fields_of(prompt)
+        return in_words(items, [items])

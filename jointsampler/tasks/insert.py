@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ._task import NAMES, Example, answer_of, draw_items, fields_of, prompt_of
+from ._task import NAMES, Answers, Example, answer_of, draw_items, fields_of, in_words, prompt_of
 
 
 class Insert:
@@ -20,3 +20,8 @@ class Insert:
         items, (new,) = fields_of(prompt)
         answer = text.split()
         return answer.count(new) == 1 and [a for a in answer if a != new] == items
+
+    def answers(self, prompt: str) -> Answers:
+        items, (new,) = fields_of(prompt)
+        places = range(len(items) + 1)
+        return in_words([*items, new], [[*items[:i], new, *items[i:]] for i in places])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ._task import Example, answer_of, draw_items, fields_of, prompt_of
+from ._task import Answers, Example, answer_of, draw_items, fields_of, in_words, prompt_of
 
 
 class Remove:
@@ -19,3 +19,8 @@ class Remove:
         items = fields_of(prompt)[0]
         answer = text.split()
         return any(answer == items[:i] + items[i + 1 :] for i in range(len(items)))
+
+    def answers(self, prompt: str) -> Answers:
+        (items,) = fields_of(prompt)
+        places = range(len(items))
+        return in_words(items, [items[:i] + items[i + 1 :] for i in places])

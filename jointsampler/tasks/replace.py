@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ._task import NAMES, Example, answer_of, draw_items, fields_of, prompt_of
+from ._task import NAMES, Answers, Example, answer_of, draw_items, fields_of, in_words, prompt_of
 
 
 class Replace:
@@ -20,3 +20,8 @@ class Replace:
     def check(self, prompt: str, text: str) -> bool:
         items, (old, new) = fields_of(prompt)
         return text.split() == [new if item == old else item for item in items]
+
+    def answers(self, prompt: str) -> Answers:
+        items, (old, new) = fields_of(prompt)
+        answer = [new if item == old else item for item in items]
+        return in_words([*items, new], [answer])

@@ -5,9 +5,10 @@ Revealed all at once, n items carry n ln n - ln n! nats of dependency.
 
 from __future__ import annotations
 
+import itertools
 import random
 
-from ._task import Example, answer_of, draw_items, fields_of, prompt_of
+from ._task import Answers, Example, answer_of, draw_items, fields_of, in_words, prompt_of
 
 
 class Shuffle:
@@ -19,3 +20,7 @@ class Shuffle:
 
     def check(self, prompt: str, text: str) -> bool:
         return sorted(text.split()) == sorted(fields_of(prompt)[0])
+
+    def answers(self, prompt: str) -> Answers:
+        (items,) = fields_of(prompt)
+        return in_words(items, list(itertools.permutations(items)))

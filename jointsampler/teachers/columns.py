@@ -67,7 +67,10 @@ class _Pass:
         index = self.columns[:, None, :, None].expand_as(key)
         stored.keys[call].scatter_(2, index, key)
         stored.values[call].scatter_(2, index, value)
-        return stored.keys[call], stored.values[call], self._rows(stored.masks[call])
+        rows = self._rows(stored.masks[call])
+        if stored.watch is not None:
+            stored.watch(call, query * scale, stored.keys[call], rows)
+        return stored.keys[call], stored.values[call], rows
 
     def _rows(self, mask: Tensor | None) -> Tensor | None:
         """[B or 1, h, S, S] -> [B, h, C, S]: the rows of the columns' queries."""

@@ -6,7 +6,7 @@ which columns a later pass recomputes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +16,8 @@ from torch import Tensor
 # What a full pass stores: nothing; the keys and values of every attention call; or the queries of
 # the lower layers too.
 Keep = Literal["nothing", "keys", "queries"]
+
+Watch = Callable[[int, Tensor, Tensor, Tensor | None], None]
 
 _MAP_FLOATS = 1 << 22  # of attention maps held at a time: 16 MiB in float32
 
@@ -50,6 +52,10 @@ class KeyValues:
     and norms [B, heads, S] float32, the logarithm of each query's softmax denominator, so
     that :meth:`attention_to` can say what a column receives.
 
+    ``watch``, if given, is called in every rerun with the attention that each call is about to
+    compute: (number of the call, scaled queries [B, heads, C, D], keys [B, kv_heads, S, D] with
+    the new ones, mask rows [B, heads or 1, C, S] or None).
+
     The state belongs to a round: two rounds hold two objects, and the model holds none.
     """
 
@@ -59,6 +65,7 @@ class KeyValues:
     queried: int = 0
     queries: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
+    watch: Watch | None = None
 
     def __len__(self) -> int:
         """The number of attention calls that are stored."""

@@ -28,18 +28,21 @@ class Opening:
 
     states: Tensor  # [B, S, (1 + F) H], aligned: position i predicts token i
     stored: KeyValues | None  # keys and values of the pass, if the update reads them
+    # [B, S] int64, the live canvas: what ``begin`` reads of it, it copies. None in training steps.
+    ids: Tensor | None = None
 
     def select(self, rows: Tensor) -> Opening:
         """A copy of ``rows`` [N] int64."""
-        return Opening(self.states[rows], None if self.stored is None else self.stored.select(rows))
+        stored = None if self.stored is None else self.stored.select(rows)
+        return Opening(self.states[rows], stored, None if self.ids is None else self.ids[rows])
 
 
 def full_pass(teacher: Teacher, ids: Tensor, attention_mask: Tensor | None, keep: Keep) -> Opening:
     """One pass of the teacher over ids [B, S] that stores what ``keep`` names."""
     if keep == "nothing":
-        return Opening(teacher.hidden(ids, attention_mask), None)
+        return Opening(teacher.hidden(ids, attention_mask), None, ids)
     stored = KeyValues(queried=lower_layers(teacher) if keep == "queries" else 0)
-    return Opening(teacher.hidden(ids, attention_mask, stored), stored)
+    return Opening(teacher.hidden(ids, attention_mask, stored), stored, ids)
 
 
 @dataclass(frozen=True)

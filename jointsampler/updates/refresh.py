@@ -76,11 +76,17 @@ class RefreshRound:
         return self._buffer[:, :-1]
 
     def advance(self, reveal: Reveal) -> Tensor:
-        teacher, size = self._teacher, reveal.ids.shape[1]
-        columns = chosen(self._update, teacher, reveal, self._mask, self._stored, self._previous)
-        self._previous = reveal.position
-        outputs = teacher.rerun(reveal.ids, columns, self._mask, self._stored)  # [B, C, H]
-        positions, states = served(teacher, columns, outputs, self._mask, size)
+        return self.recompute(reveal.ids, self.choose(reveal))
+
+    def choose(self, reveal: Reveal) -> Tensor:
+        """The policy's columns [B, C] int64 after ``reveal``."""
+        previous, self._previous = self._previous, reveal.position
+        return chosen(self._update, self._teacher, reveal, self._mask, self._stored, previous)
+
+    def recompute(self, ids: Tensor, columns: Tensor) -> Tensor:
+        """Rerun ``columns`` [B, C] of ids [B, S]; returns the positions whose states are new."""
+        outputs = self._teacher.rerun(ids, columns, self._mask, self._stored)  # [B, C, H]
+        positions, states = served(self._teacher, columns, outputs, self._mask, ids.shape[1])
         write(self._buffer, positions, states)
         return positions
 

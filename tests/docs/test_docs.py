@@ -27,10 +27,12 @@ from jointsampler.config import load_config
 from jointsampler.decoding.methods import METHODS, get_method
 from jointsampler.decoding.orders import ORDERS
 from jointsampler.errors import UserError
+from jointsampler.harness.command import TASKS
 from jointsampler.harness.settings import read_settings
-from jointsampler.tasks import TASKS
 from jointsampler.teachers.families import FAMILIES
+from tests.support.sandbox import need_sandbox
 from workflows import cli as run_cli
+from workflows import prefetch
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -78,7 +80,9 @@ def check(words: list[str]) -> None:
         check(words[words.index("--") + 1 :])
     elif words[:2] == ["jointsampler", "run"]:
         check_stage(words[2:])
-    elif words[:2] == ["jointsampler", "lm-eval"]:
+    elif words[:2] == ["jointsampler", "prefetch"]:
+        check_prefetch(words[2:])
+    elif words[:2] in (["jointsampler", "lm-eval"], ["jointsampler", "lm-eval-ray"]):
         check_harness(words[2:])
     elif words[0] == "jointsampler":
         check_library_command(words[1], words[2:])
@@ -97,14 +101,24 @@ def check_stage(words: list[str]) -> None:
     load_config(run_cli.config_file(args.config), args.overrides)
 
 
+def check_prefetch(words: list[str]) -> None:
+    parser = prefetch.parser()
+    parser.error = lambda message: Refusing.error(parser, message)
+    args = parser.parse_intermixed_args(words)
+    load_config(run_cli.config_file(args.config), args.overrides)
+
+
 def check_harness(words: list[str]) -> None:
     """Arguments of lm-evaluation-harness, and our own in --model_args."""
     parser = Refusing()
     Run.create(parser.add_subparsers())
     args = parser.parse_args(["run", *words])
-    read_settings(args.model_args or {})
+    given = dict(args.model_args or {})
+    given.pop("actors", None)  # of lm-eval-ray
+    read_settings(given)
     for task in args.tasks[0].split(","):
-        if task.startswith("jointsampler_") and task.removeprefix("jointsampler_") not in TASKS:
+        known = {path.stem for path in TASKS.glob("*.yaml")}
+        if task.startswith("jointsampler_") and task.removeprefix("jointsampler_") not in known:
             raise UserError(f"there is no task {task}")
 
 
@@ -124,6 +138,8 @@ def check_python(words: list[str]) -> None:
     if words[0] == "-m":
         if importlib.util.find_spec(words[1]) is None:
             raise UserError(f"there is no module {words[1]}")
+        if words[1] == prefetch.__name__:
+            check_prefetch(words[2:])
     elif not (ROOT / words[0]).is_file():
         raise UserError(f"there is no file {words[0]}")
     elif words[0] == "workflows/pipeline.py":
@@ -196,6 +212,8 @@ def registries():
 def test_examples_run(page, registries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JOINTSAMPLER_CACHE", str(tmp_path))
+    if "solved(" in page.read_text():  # a program runs
+        need_sandbox()
     namespace: dict = {}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, python block {number}", "exec"), namespace)

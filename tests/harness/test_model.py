@@ -20,7 +20,7 @@ from jointsampler.evaluation.likelihood import likelihood_bound
 from jointsampler.harness import command
 from jointsampler.harness.command import TASKS as FOLDER
 from jointsampler.harness.model import JointSamplerLM
-from jointsampler.tasks import TASKS, UNSEEN, examples
+from jointsampler.tasks import TASKS, UNSEEN, chance, examples, independent
 from tests.support.families import load_family
 
 N = 6
@@ -90,7 +90,15 @@ def test_results_hold_the_cost_and_the_settings(at_batch_16):
 
 
 def test_every_task_has_a_file():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(TASKS)
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*TASKS, "humaneval"}
+
+
+def test_chance_and_independent_unmasking_stand_beside_the_accuracy(at_batch_16):
+    for name in ("sort", "shuffle"):
+        found = at_batch_16["results"][f"jointsampler_{name}"]
+        answers = [TASKS[name].answers(e.prompt) for e in examples(TASKS[name], UNSEEN, N)]
+        assert found["chance,none"] == pytest.approx(sum(map(chance, answers)) / N)
+        assert found["independent,none"] == pytest.approx(sum(map(independent, answers)) / N)
 
 
 @pytest.mark.slow  # the harness reads the files of all its own tasks

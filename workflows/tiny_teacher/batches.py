@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from jointsampler.tasks import TASKS
+from jointsampler.tasks import TAUGHT
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SequenceSource:
 
     def _task_row(self, rng: random.Random, length: int) -> tuple[list[int], int]:
         while True:  # until a task fits, which most tasks do at every length in use
-            example = TASKS[rng.choice(sorted(TASKS))].example(rng)
+            example = TAUGHT[rng.choice(sorted(TAUGHT))].example(rng)
             prompt = self.tokenizer.encode(example.prompt, add_special_tokens=False)
             answer = self.tokenizer.encode(example.answer, add_special_tokens=False)
             if len(prompt) + len(answer) + 2 <= length:  # bos before, an eos behind

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from jointsampler import generate, load_teacher, storage
-from jointsampler.tasks import TASKS, UNSEEN, examples
+from jointsampler.tasks import TAUGHT, UNSEEN, examples
 
 from .model import device_of
 from .recipe import Recipe
@@ -24,7 +24,7 @@ def task_accuracy(folder: Path, recipe: Recipe) -> dict[str, float]:
     """Share of correct answers, one token per pass at temperature 1, to prompts of another seed."""
     teacher = load_teacher(str(folder), device=str(device_of(recipe)), dtype="float32")
     result = {}
-    for name, task in sorted(TASKS.items()):
+    for name, task in sorted(TAUGHT.items()):
         prompts = [
             example.prompt for example in examples(task, recipe.seed + UNSEEN, ACCURACY_PROMPTS)
         ]

@@ -22,17 +22,14 @@ class SamplerEngine:
 
     def __init__(self, sampler: JointSampler, settings: TrainConfig, device: torch.device):
         self.module, self.device, self.settings = sampler, device, settings
-        self.low = settings.precision == "bfloat16" or (
-            settings.precision == "auto" and bf16_is_fast(device)
-        )
-        self.deepspeed = start_deepspeed(sampler, settings, device, self.low)
+        low = low_precision(settings, device)
+        self.deepspeed = start_deepspeed(sampler, settings, device, low)
 
     def __call__(self, *args: Any) -> Tensor:
         return self.deepspeed(*args)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """bfloat16 products on float32 weights, where the device is fast at them."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.low else nullcontext()
+        return precision(self.settings, self.device)
 
     def backward(self, loss: Tensor) -> None:
         self.deepspeed.backward(loss)
@@ -51,6 +48,17 @@ class SamplerEngine:
 
     def _copy(self) -> Weights:
         return {name: v.detach().cpu().clone() for name, v in self.module.state_dict().items()}
+
+
+def precision(settings: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 products on float32 weights, where the device is fast at them."""
+    low = low_precision(settings, device)
+    return torch.autocast(device.type, torch.bfloat16) if low else nullcontext()
+
+
+def low_precision(settings: TrainConfig, device: torch.device) -> bool:
+    wanted = settings.precision
+    return wanted == "bfloat16" or (wanted == "auto" and bf16_is_fast(device))
 
 
 def bf16_is_fast(device: torch.device) -> bool:

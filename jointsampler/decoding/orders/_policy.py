@@ -14,6 +14,7 @@ class OrderView:
     positions: Tensor  # [N] int64, relative to the start of the response
     rows: Tensor  # [N] int64, row ids
     seed: int
+    states: Tensor | None = None  # [N, H or more]; None if no logits are needed
 
 
 class OrderPolicy(Protocol):

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from jointsampler.errors import unknown_name
 
 from .code import Code
-from .differences import Paired
+from .paired import Paired
 
 
 class Text(Protocol):

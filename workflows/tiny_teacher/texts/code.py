@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from jointsampler.errors import UserError
-from jointsampler.tasks import TASKS, examples
+from jointsampler.tasks import TAUGHT, examples
 
 from ..tokenizer import train_tokenizer
 
@@ -82,7 +82,7 @@ class Code:
 
     def tokenizer(self, vocab_size: int, texts: list[str]) -> PreTrainedTokenizerFast:
         task_lines = [
-            f"{ex.prompt}{ex.answer}" for t in TASKS.values() for ex in examples(t, 0, 2000)
+            f"{ex.prompt}{ex.answer}" for t in TAUGHT.values() for ex in examples(t, 0, 2000)
         ]
         return train_tokenizer([*texts, *task_lines], vocab_size)
 

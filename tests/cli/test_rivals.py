@@ -1,0 +1,31 @@
+"""``jointsampler compare --rivals``, as a user calls it."""
+
+from __future__ import annotations
+
+from jointsampler.cli import main
+from jointsampler.evaluation.results import read_results
+
+COMMAND = ("compare", "--rivals", "--prompts-per-task", "1", "--max-new-tokens", "8", "--sampler", "none", "--device", "cpu")  # fmt: skip
+
+
+def test_one_command_makes_the_table_and_its_files(capsys, tmp_path):
+    """Rows that need no training are made without one."""
+    status = main([*COMMAND, "--out", str(tmp_path), "--methods", "dual cache"])
+    out = capsys.readouterr().out
+    assert status == 0 and "trained in" not in out and "9 prompts" in out
+    rows = read_results(tmp_path / "results.json").methods
+    names = ["sequential", "dual cache", "dual cache"]
+    assert [row.method for row in rows] == names
+    assert all(row.samples == 9 and row.cost.low is not None for row in rows)
+    assert rows[0].cost.value == 1 > rows[-1].cost.value
+    assert (tmp_path / "compare.svg").stat().st_size > 1000
+
+
+def test_a_length_that_blocks_do_not_divide_is_refused_before_any_training(capsys):
+    status = main([*COMMAND, "--max-new-tokens", "12"])
+    assert status == 2 and "multiple of it, not 12" in capsys.readouterr().err
+
+
+def test_a_method_that_is_no_rival_is_refused(capsys):
+    status = main([*COMMAND, "--methods", "dual cash"])
+    assert status == 2 and "did you mean 'dual cache'" in capsys.readouterr().err
