@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jointsampler import JointSampler, generate, load_teacher
 from tests.support.samplers import busy_sampler
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"no CUDA device: {item.name}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,3 +72,24 @@ def judge_folder(tiny, tmp_path_factory):
     LlamaForCausalLM(config).save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """The URI of an empty bucket behind a real S3 endpoint of this machine."""
+    from moto.server import ThreadedMotoServer  # a second, which few tests need
+    from pyarrow import fs
+
+    keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
+    before = dict(os.environ)
+    os.environ.update(keys)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    where = f"127.0.0.1:{server.get_host_and_port()[1]}"
+    fs.S3FileSystem(
+        endpoint_override=where, scheme="http", allow_bucket_creation=True
+    ).create_dir("runs")  # fmt: skip
+    yield f"s3://runs?endpoint_override={where}&scheme=http"
+    server.stop()
+    os.environ.clear()
+    os.environ.update(before)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import ray
 
 from jointsampler.errors import UserError
-
-T = TypeVar("T")
-
 
 # Our own progress lines replace Ray Data's bars; its warnings stay.
 ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
@@ -34,12 +28,6 @@ def connect() -> None:
     context = ray.init(log_to_driver=True, logging_level="warning")
     if url := context.address_info.get("webui_url"):
         print(f"ray:    http://{url}", flush=True)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    data = ray.data.DataContext.get_current()
-    data.enable_progress_bars = False
-    data.execution_options.preserve_order = False  # rows carry their ids; their order is not used
-    # A shard of long responses, or a wait for a spot node, may take longer than Ray's half hour.
-    data.execution_no_progress_timeout_s = -1
 
 
 def named_resources() -> dict[str, float] | None:
@@ -89,14 +77,6 @@ def pool(wanted: int, device: str = "auto") -> Pool:
         return Pool(wanted or max(1, gpus), 1, 1)
     size = wanted or max(1, cpus)
     return Pool(size, 0, 1)
-
-
-def raising_user_errors(rows: Iterator[T]) -> Iterator[T]:
-    """The rows of a Ray Data execution; a UserError of an actor is raised as that UserError."""
-    try:
-        yield from rows
-    except Exception as error:  # Ray Data raises many types
-        raise user_error_in(error) or error from None
 
 
 def user_error_in(error: BaseException) -> UserError | None:

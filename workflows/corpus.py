@@ -9,12 +9,10 @@ working on and continues with the missing ones. How rows are sampled is in
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from jointsampler import storage
 from jointsampler.config import Config, CorpusConfig, TeacherConfig
@@ -22,10 +20,10 @@ from jointsampler.corpus.manifest import (
     NAME,
     CorpusManifest,
     Shard,
-    damaged,
     describe,
     read_manifest,
-    verify_corpus,
+    refuse_damage,
+    strays,
     write_manifest,
 )
 from jointsampler.corpus.parquet import decode
@@ -36,13 +34,16 @@ from jointsampler.corpus.prompts import (
     prompt_source,
 )
 from jointsampler.corpus.sample import RowSampler, SampleSettings
+from jointsampler.corpus.verified import marked, verify_once
 from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
+from jointsampler.memory import BatchSize
 from jointsampler.storage import Location
 from jointsampler.uris import shown
 from workflows import cluster, teachers
+from workflows.spread import Done, Worker, spread
 from workflows.stage import Progress, ProgressLog, digest, out_folder
 
 SETTINGS = "settings.json"  # beside the shards from the start: the key of the plan that makes them
@@ -95,14 +96,19 @@ class CorpusPlan:
         return digest(self.fingerprint, self.teacher.identity(), self.seed, settings, self.content)
 
     def intact(self) -> bool:
-        """Whether the corpus of this plan is complete and every sha256 is right."""
+        """Whether the corpus of this plan is complete and whole; reads what was not verified before."""
         try:
             manifest = read_manifest(self.folder)
         except UserError:
             return False
         if self.source is not None and PROMPTS not in storage.names(self.folder):
             return False
-        return manifest.key == self.key and not damaged(self.folder, manifest.shards)
+        if manifest.key != self.key:
+            return False
+        try:
+            return not verify_once(self.folder, manifest)
+        except UserError:
+            return False
 
     def name(self, index: int) -> str:
         return f"part-{index:05d}.parquet"
@@ -181,25 +187,19 @@ def prompts_of(plan: CorpusPlan) -> list[Prompt] | None:
         ) from None
 
 
-class TeacherActor:
+class TeacherActor(Worker):
     """One teacher in a process of its own; makes shards."""
 
-    def __init__(self, plan: CorpusPlan):
-        self.plan = plan
-        teacher = teachers.load(plan.teacher)
-        if teacher.fingerprint != plan.fingerprint:
-            raise UserError(
-                f"Teacher {plan.teacher.name!r} has fingerprint {teacher.fingerprint} on this node and "
-                f"{plan.fingerprint} where the run was planned: give all nodes the same checkpoint "
-                "(teacher.revision names one)."
-            )
+    def load(self) -> None:
+        plan = self.plan
+        teacher = teachers.load_same(plan.teacher, plan.fingerprint)
         settings = plan.sampling(prompts_of(plan))
-        self.sampler = RowSampler(teacher, settings, plan.settings.rows_per_file)
+        length, most = plan.settings.max_new_tokens, plan.settings.rows_per_file
+        self.sampler = RowSampler(teacher, settings, BatchSize.of(teacher, length, "corpus", most))
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        made = [self.make(index) for index in batch["index"].tolist()]
-        return {"shard": [shard.model_dump_json() for shard, _ in made],
-                "seconds": [seconds for _, seconds in made]}  # fmt: skip
+    def do(self, index: int) -> Done:
+        shard, seconds = self.make(index)
+        return Done(shard.model_dump_json(), shard.rows, self.sampler.tokens, seconds)
 
     def make(self, index: int) -> tuple[Shard, float]:
         """Write shard ``index``; its manifest entry and the seconds of its decoding."""
@@ -222,34 +222,51 @@ def claim(plan: CorpusPlan) -> None:
     storage.write_json(settings, {"key": plan.key, **plan.settings.model_dump()})
 
 
-def found(plan: CorpusPlan) -> dict[int, Shard]:
-    """The whole shards that an earlier run left behind, by index."""
-    present, shards = storage.names(plan.folder), {}
-    known = {}
-    if NAME in present:
-        known = {shard.name: shard for shard in read_manifest(plan.folder).shards}
-    for index in range(plan.shards):
-        name = plan.name(index)
-        if name not in present:
-            continue
-        data = storage.read(storage.join(plan.folder, name))
-        shard = describe(name, data, plan.row_ids(index))
-        try:
-            rows = decode([(name, data)])
-            whole = rows.row_ids.tolist() == list(plan.row_ids(index))
-            whole &= (rows.seed, rows.teacher) == (plan.seed, plan.fingerprint)
-            whole &= known.get(name, shard) == shard
-        except UserError:
-            whole = False
-        if whole:
-            shards[index] = shard
+@dataclass
+class Found:
+    """What an earlier run left behind and is whole."""
+
+    shards: dict[int, Shard]  # by index
+    stamps: dict[str, storage.Stamp]  # of their files, before they were read
+
+
+def found(plan: CorpusPlan) -> Found:
+    """The whole shards that an earlier run left behind; reads those that were not verified before."""
+    stamps = storage.stamps(plan.folder)
+    known, trusted = {}, {}
+    if NAME in stamps:
+        manifest = read_manifest(plan.folder)
+        known, trusted = {s.name: s for s in manifest.shards}, marked(plan.folder, manifest)
+    present = {plan.name(index): index for index in range(plan.shards)}
+    whole = [name for name in present if name in known and trusted.get(name) == stamps.get(name)]
+    shards = {present[name]: known[name] for name in whole}
+    unread = [name for name in present if name in stamps and present[name] not in shards]
+    for name, data in zip(unread, storage.read_many(plan.folder, unread), strict=True):
+        shard = shard_of(plan, present[name], data)
+        if shard is not None and known.get(name, shard) == shard:
+            shards[present[name]] = shard
         else:
             print(f"corpus: {name} is damaged and will be made again", flush=True)
-    return shards
+    return Found(shards, {shard.name: stamps[shard.name] for shard in shards.values()})
 
 
-def finish(plan: CorpusPlan, shards: dict[int, Shard]) -> CorpusManifest:
-    """Write the manifest of a corpus whose shards are all there, and verify the corpus."""
+def shard_of(plan: CorpusPlan, index: int, data: bytes | OSError) -> Shard | None:
+    """The manifest's entry of a file with the rows of shard ``index``; None where it holds others."""
+    if isinstance(data, OSError):
+        return None
+    ids, name = plan.row_ids(index), plan.name(index)
+    try:
+        rows = decode([(name, data)])
+    except UserError:
+        return None
+    same = (rows.seed, rows.teacher) == (plan.seed, plan.fingerprint)
+    return describe(name, data, ids) if same and rows.row_ids.tolist() == list(ids) else None
+
+
+def finish(
+    plan: CorpusPlan, shards: dict[int, Shard], known: Mapping[str, storage.Stamp] | None = None
+) -> CorpusManifest:
+    """Write the manifest of a corpus whose shards are all there, and verify what is not ``known`` to be whole."""
     manifest = CorpusManifest(
         key=plan.key,
         teacher=plan.teacher.name,
@@ -262,36 +279,30 @@ def finish(plan: CorpusPlan, shards: dict[int, Shard]) -> CorpusManifest:
         shards=[shards[index] for index in sorted(shards)],
     )
     write_manifest(plan.folder, manifest)
-    verify_corpus(plan.folder)
+    damage = verify_once(plan.folder, manifest, known)
+    refuse_damage(plan.folder, damage | strays(plan.folder, manifest))
     return manifest
 
 
-def run(plan: CorpusPlan, log: ProgressLog | None = None) -> dict[str, Any]:
+def run(
+    plan: CorpusPlan, log: ProgressLog | None = None, heartbeat_s: float = 60.0
+) -> dict[str, Any]:
     """Make the missing shards and verify the corpus; returns its counts."""
     prepare(plan)
-    shards = found(plan)
+    earlier = found(plan)
+    shards = earlier.shards
     missing = [index for index in range(plan.shards) if index not in shards]
     progress = Progress("corpus", plan.rows, "rows", log)
     progress.skip(sum(shard.rows for shard in shards.values()))
     reused, seconds = len(shards), 0.0
     if missing:
         pool = cluster.pool(plan.settings.actors, plan.teacher.device)
-        items = ray.data.from_items(
-            [{"index": index} for index in missing], override_num_blocks=len(missing)
-        )
-        done = items.map_batches(
-            TeacherActor,
-            fn_constructor_args=(plan,),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(missing))),
-            **pool.resources,
-        )
-        for row in cluster.raising_user_errors(done.iter_rows()):
-            shard = Shard.model_validate_json(row["shard"])
+        for row in spread(TeacherActor, plan, missing, pool, progress, heartbeat_s):
+            shard = Shard.model_validate_json(row["result"])
             shards[plan.index(shard.name)] = shard
             progress.advance(shard.rows)
             seconds += row["seconds"]
-    manifest = finish(plan, shards)
+    manifest = finish(plan, shards, earlier.stamps)
     print(
         f"corpus: {plan.rows} rows, each once, in {plan.shards} shards, {reused} of them from an "
         f"earlier run; 1/{1 / manifest.share_of_all_states:.0f} of the bytes of all states",

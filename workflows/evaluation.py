@@ -1,13 +1,14 @@
 """Evaluate: Ray Data actors sample and meter every method at every k; results.json is the outcome.
 
 An actor holds teacher, sampler and judge, so that samples are scored where they
-are drawn. What an item is and how it is done is in ``jointsampler/evaluation``;
-this file distributes the items.
+are drawn, and writes one file per item. An evaluation that was cut off goes on with
+the missing items. What an item is and how it is done is in
+``jointsampler/evaluation``; this file distributes the items.
 """
 
 from __future__ import annotations
 
-import pickle
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from jointsampler.config import ColumnsConfig, Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.generate import check_k
+from jointsampler.evaluation import saved
 from jointsampler.evaluation.collect import Collected
 from jointsampler.evaluation.cost import UpdateCost
 from jointsampler.evaluation.differences import differences
@@ -27,6 +29,7 @@ from jointsampler.evaluation.items import (
     SEQUENTIAL,
     Evaluator,
     Item,
+    Samples,
     kl_temperature,
     list_items,
     method_pairs,
@@ -42,10 +45,12 @@ from jointsampler.evaluation.results import (
     write_results,
 )
 from jointsampler.report.markdown import markdown
+from jointsampler.storage import Location
 from jointsampler.updates import joint_update
-from jointsampler.uris import shown_all
+from jointsampler.uris import shown, shown_all
 from workflows import cluster, teachers
 from workflows.corpus import prompts_of
+from workflows.spread import Done, Worker, spread
 from workflows.stage import Progress, ProgressLog, digest
 from workflows.train.plan import TrainPlan
 from workflows.train.plan import plan as plan_training
@@ -77,6 +82,13 @@ class EvaluatePlan:
 
     def intact(self) -> bool:
         return self.results.exists()
+
+    @property
+    def items_folder(self) -> Location:
+        """Where the items' files are: of this configuration and of the sampler's weights as they are."""
+        weights = storage.sha256((self.train.folder / "model.safetensors").read_bytes())
+        name = digest(self.key, weights)
+        return storage.join(storage.join(self.train.corpus.storage, "evaluate"), name)
 
     def sampling(self) -> SampleSettings:
         """The corpus's settings, with the prompts of its held-out rows."""
@@ -110,26 +122,28 @@ def prepare(plan: EvaluatePlan) -> None:
     prepare_judge(plan.settings.judge, plan.settings.judge_revision)
 
 
-class EvaluationActor:
-    """Teacher, sampler and judge in a process of its own; does items."""
+class EvaluationActor(Worker):
+    """Teacher, sampler and judge in a process of its own; does items and writes their files."""
 
-    def __init__(self, plan: EvaluatePlan):
-        self.plan, self.items = plan, plan.items()
-        settings = plan.settings
+    def load(self) -> None:
+        settings = self.plan.settings
+        self.items, self.folder = self.plan.items(), self.plan.items_folder
         judge = prepare_judge(settings.judge, settings.judge_revision)
-        self.evaluator = evaluator(plan, judge)
+        self.evaluator = evaluator(self.plan, judge)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
-        indices = batch["index"].tolist()
-        done = [self.evaluator.do(self.items[index], self.plan.pairs) for index in indices]
-        # Pickled, because the two kinds of result share no Arrow type.
-        return {"index": indices, "result": [pickle.dumps(result) for result in done]}
+    def do(self, index: int) -> Done:
+        item, begin = self.items[index], time.perf_counter()
+        result = self.evaluator.do(item, self.plan.pairs)
+        saved.save(self.folder, index, item, result)
+        rows = item.end - item.begin
+        tokens = result.tokens if isinstance(result, Samples) else 0
+        return Done(saved.name_of(index), rows, tokens, time.perf_counter() - begin)
 
 
 def evaluator(plan: EvaluatePlan, judge: str | None) -> Evaluator:
     """The library's worker, with everything loaded on this process's device."""
     corpus = plan.train.corpus
-    teacher = teachers.load(corpus.teacher)
+    teacher = teachers.load_same(corpus.teacher, corpus.fingerprint)
     sampler = JointSampler.from_pretrained(plan.train.folder).beside(teacher)
     return Evaluator(
         teacher,
@@ -156,22 +170,21 @@ def sweep_table(plan: EvaluatePlan) -> SweepTable | None:
 
 
 def do_items(plan: EvaluatePlan, pool: cluster.Pool, log: ProgressLog | None) -> Collected:
-    """Distribute the items over the actors and collect their results."""
-    items = plan.items()
-    progress, results = Progress("evaluate", len(items), "items", log), {}
-    work = [{"index": index} for index in range(len(items))]
-    done = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
-        EvaluationActor,
-        fn_constructor_args=(plan,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(work))),
-        **pool.resources,
-    )
-    for row in cluster.raising_user_errors(done.iter_rows()):
-        results[row["index"]] = pickle.loads(row["result"])
+    """Distribute the items that no earlier run has done, and collect the results of all."""
+    items, folder = plan.items(), plan.items_folder
+    storage.make_folder(folder)
+    kept = saved.load_all(folder, items)
+    progress = Progress("evaluate", len(items), "items", log)
+    progress.skip(len(kept))
+    if kept:
+        print(f"evaluate: {len(kept)} of {len(items)} items are from an earlier run", flush=True)
+    missing = [index for index in range(len(items)) if index not in kept]
+    beat = plan.config.run.heartbeat_s
+    for _ in spread(EvaluationActor, plan, missing, pool, progress, beat):
         progress.advance(1)
+    results = saved.load_all(folder, items)
     if len(results) != len(items):
-        raise RuntimeError(f"Evaluation returned {len(results)} of {len(items)} items.")
+        raise RuntimeError(f"{len(items) - len(results)} items are missing in {shown(folder)}.")
     return Collected((items[index], result) for index, result in results.items())
 
 

@@ -111,7 +111,7 @@ class FanOut(LM):
         with tqdm(total=len(requests), desc=kind, disable=quiet) as bar:
             for found, cost in cluster.raising_user_errors(told):
                 answers += found
-                self.cost += cost
+                self.cost.update(cost)  # which, unlike +, keeps zeros
                 bar.update(len(found))
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(kind, request.args, answer)

@@ -53,7 +53,8 @@ def run_corpus(config: Config, out: Path) -> None:
     with open_run(config, out) as tracker:
         corpus.prepare(plan)
         cluster.connect()
-        staged(config, plan, lambda: corpus.run(plan, tracker.log_progress), tracker)
+        run = partial(corpus.run, plan, tracker.log_progress, config.run.heartbeat_s)
+        staged(config, plan, run, tracker)
 
 
 def run_sweep(config: Config, out: Path) -> None:
@@ -97,7 +98,8 @@ def run_pipeline(config: Config, out: Path) -> None:
         made = planned.evaluate.train.corpus
         corpus.prepare(made)
         cluster.connect()
-        staged(config, made, lambda: corpus.run(made, tracker.log_progress), tracker)
+        make = partial(corpus.run, made, tracker.log_progress, config.run.heartbeat_s)
+        staged(config, made, make, tracker)
         if sweep is not None:
             best = staged(config, sweep, lambda: sweep_launch.run(sweep, tracker), tracker)
             planned = report.plan(sweep_plan.chosen(config, best), out)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
@@ -22,7 +23,7 @@ from jointsampler.errors import UserError
 from workflows.source import commit
 
 MANIFEST = "manifest.json"
-ProgressLog = Callable[[str, int, float, float], None]
+ProgressLog = Callable[..., None]  # of (stage, done, units per second, seconds left, **more)
 
 
 class Plan(Protocol):
@@ -180,11 +181,20 @@ class Progress:
         if now - self.shown < self.every_s and done < self.total:
             return
         self.shown = now
-        rate = self.done / max(now - self.begin, 1e-9)
-        left = (self.total - done) / max(rate, 1e-9)
+        rate, left = self._pace()
         print(
             f"{self.stage}: {done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left:.0f} s left",
             flush=True,
         )
+        self.tell()
+
+    def tell(self, **more: float) -> None:
+        """Give rate, time left and ``more`` figures to the log, without a line."""
         if self.log is not None:
-            self.log(self.stage, done, rate, left)
+            self.log(self.stage, self.skipped + self.done, *self._pace(), **more)
+
+    def _pace(self) -> tuple[float, float]:
+        """(units per second, seconds left); before a first unit the time left is unknown: infinity."""
+        rate = self.done / max(time.monotonic() - self.begin, 1e-9)
+        left = self.total - self.skipped - self.done
+        return rate, left / rate if rate else math.inf

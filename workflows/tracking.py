@@ -9,6 +9,7 @@ tracking URI is run.mlflow_uri, else $MLFLOW_TRACKING_URI, else OUT/mlflow.db.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -81,9 +82,13 @@ class Tracker:
     def log_results(self, values: dict[str, float], step: int = 0) -> None:
         self.outbox.put("metrics", points_of(values, step))
 
-    def log_progress(self, stage: str, done: int, rate: float, seconds_left: float) -> None:
+    def log_progress(
+        self, stage: str, done: int, rate: float, seconds_left: float, **more: float
+    ) -> None:
         """Of a stage other than the training, whose workers report for themselves."""
-        values = {"per_second": rate, "seconds_left": seconds_left}
+        values = {"per_second": rate, **more}
+        if math.isfinite(seconds_left):  # unknown before a first unit
+            values["seconds_left"] = seconds_left
         self.log_results({f"{stage}/{key}": value for key, value in values.items()}, done)
 
     def log_folder(self, folder: Path, artifact_path: str) -> None:

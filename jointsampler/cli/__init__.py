@@ -18,6 +18,7 @@ from . import benchmark, check_results, compare, generate, report, tune, verify_
 # command is given, because the library needs none of the workflow's packages.
 OUTSIDE = {
     "run": ("workflows.cli", "Run a stage of the workflow, or all of them."),
+    "prefetch": ("workflows.prefetch", "Fetch what a run needs from the network, ahead of it."),
     "lm-eval": ("jointsampler.harness.command", "Run lm-evaluation-harness on our methods."),
     "lm-eval-ray": ("workflows.harness", "The same with its documents spread over a Ray cluster."),
 }

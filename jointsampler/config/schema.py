@@ -31,6 +31,12 @@ class RunConfig(Section):
     mlflow_uri: str | None = Field(
         None, description="default: $MLFLOW_TRACKING_URI, else OUT/mlflow.db"
     )
+    heartbeat_s: float = Field(
+        60.0,
+        ge=0,
+        description="seconds between the lines that say what each actor of the corpus and the "
+        "evaluation is doing; 0: none",
+    )
 
 
 class TeacherConfig(Section):
@@ -94,7 +100,7 @@ class CorpusConfig(Section):
     top_p: float = 1.0
     order: str = "entropy"
     rows_per_file: PositiveInt = Field(
-        64, description="rows of one shard, which one actor samples as one batch"
+        64, description="rows of one shard, which one actor samples in one batch if memory allows"
     )
     actors: int = Field(0, ge=0, description="teachers at work; 0 takes every GPU, or every CPU")
 
@@ -116,7 +122,8 @@ class TrainConfig(Section):
     )
     batch_size: PositiveInt = Field(32, description="states per step, over all workers")
     accumulate: PositiveInt = Field(
-        1, description="parts into which a worker cuts its share of the batch"
+        1,
+        description="fewest parts into which a worker cuts its share of the batch; more where memory ends",
     )
     warm_start: str | None = Field(None, description="folder of a sampler of the same shape")
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: AdamW for the norms")

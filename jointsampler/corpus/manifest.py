@@ -2,13 +2,13 @@
 
 ``corpus.json`` beside the shards says how they were made and what each must hold:
 first and last row id, bytes and sha256. It is written last, so a folder with a
-manifest was complete. The corpus stage verifies a corpus; later stages read it
-with :func:`read_rows`, without another pass over the sha256.
+manifest was complete. Which shards need no further verification is in ``verified.py``;
+:func:`read_rows` reads without one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,7 @@ from .. import storage
 from ..errors import UserError
 from ..storage import Location
 from ..uris import shown
+from .nearby import nearby
 from .parquet import decode, read_parquet
 from .trajectories import Trajectories
 
@@ -56,6 +57,11 @@ class CorpusManifest(BaseModel):
     @property
     def bytes(self) -> int:
         return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """Tells this corpus from every other: its settings, and the sha256 of each shard."""
+        return storage.sha256(self.model_dump_json().encode())
 
     @property
     def share_of_all_states(self) -> float:
@@ -104,49 +110,88 @@ def write_manifest(folder: Location, manifest: CorpusManifest) -> None:
     storage.write_json(storage.join(folder, NAME), manifest.model_dump())
 
 
-def damaged(folder: Location, shards: Iterable[Shard]) -> dict[str, str]:
-    """Name -> damage, of the shards that differ from the manifest."""
-    return {name: damage for name, _, damage in _read_shards(folder, shards) if damage}
-
-
 def verify_corpus(folder: Location) -> tuple[CorpusManifest, Trajectories]:
     """The manifest and all rows of a corpus in which every row is there exactly once.
 
-    Checked: each shard's sha256, its rows and their range, one seed, one
-    teacher, orders without a repeated position, no shard that the manifest does
+    Reads every shard. Checked: each shard's sha256, its rows and their range, one seed,
+    one teacher, orders without a repeated position, no shard that the manifest does
     not list. Raises UserError with everything that is wrong.
     """
     manifest = read_manifest(folder)
-    files, wrong = [], []
-    for name, data, damage in _read_shards(folder, manifest.shards):
-        files.append((storage.join(folder, name), data))
-        wrong += [f"{name} {damage}"] if damage else []
+    check_manifest(folder, manifest)
+    rows: list[Trajectories] = []
+    damage = check_shards(folder, manifest, manifest.shards, rows)
+    refuse_damage(folder, damage | strays(folder, manifest))
+    return manifest, Trajectories.joined(rows)
+
+
+def check_manifest(folder: Location, manifest: CorpusManifest) -> None:
+    """UserError unless the manifest's shards hold every row once."""
+    listed = [i for shard in manifest.shards for i in range(shard.first, shard.last + 1)]
+    _check_ids(folder, sorted(listed), manifest.part("all"))
+
+
+def strays(folder: Location, manifest: CorpusManifest) -> dict[str, str]:
+    """Name -> damage of shards beside those of the manifest."""
     known = {shard.name for shard in manifest.shards}
-    wrong += [
-        f"{name} is not in the manifest"
-        for name in sorted(storage.names(folder))
-        if name.endswith(".parquet") and name not in known
-    ]
-    if wrong:
+    present = [name for name in sorted(storage.names(folder)) if name.endswith(".parquet")]
+    return {name: "is not in the manifest" for name in present if name not in known}
+
+
+def check_shards(
+    folder: Location,
+    manifest: CorpusManifest,
+    shards: Sequence[Shard],
+    rows: list[Trajectories] | None = None,
+) -> dict[str, str]:
+    """Name -> damage of the ``shards`` that are not what the manifest says; reads each once.
+
+    Appends the rows of the others to ``rows``, if given. Raises UserError where a shard
+    is what was written but holds rows of another seed, teacher or range.
+    """
+    damage = {}
+    contents = storage.read_many(folder, [shard.name for shard in shards])
+    for shard, data in zip(shards, contents, strict=True):
+        if isinstance(data, OSError):
+            missing = isinstance(data, FileNotFoundError)
+            damage[shard.name] = "is missing" if missing else f"cannot be read ({data})"
+        elif storage.sha256(data) != shard.sha256:
+            damage[shard.name] = f"is not what was written ({len(data)} bytes, sha256 differs)"
+        else:
+            part = decode([(storage.join(folder, shard.name), data)])
+            _check_rows(folder, manifest, part, range(shard.first, shard.last + 1))
+            if rows is not None:
+                rows.append(part)
+    return damage
+
+
+def refuse_damage(folder: Location, damage: Mapping[str, str]) -> None:
+    """UserError with everything that is wrong, if anything is."""
+    if damage:
+        wrong = "; ".join(f"{name} {what}" for name, what in damage.items())
         raise UserError(
-            f"Corpus {shown(folder)}: {'; '.join(wrong)}. Run the corpus stage again: it makes "
+            f"Corpus {shown(folder)}: {wrong}. Run the corpus stage again: it makes "
             "what is missing or damaged anew, with the same rows."
         )
-    rows = decode(files)
-    _check_rows(folder, manifest, rows, manifest.part("all"))
-    return manifest, rows
 
 
 def read_rows(folder: Location, part: Part = "all") -> tuple[CorpusManifest, Trajectories]:
     """The manifest and the rows of a part of a corpus that the corpus stage has verified.
 
-    Reads only the shards that hold the part and computes no sha256. Raises
+    Reads only the shards that hold the part, from a bucket once per node. Raises
     UserError where rows are missing or do not belong to the manifest.
     """
     manifest = read_manifest(folder)
     wanted = manifest.part(part)
-    names = [s.name for s in manifest.shards if s.first < wanted.stop and s.last >= wanted.start]
-    rows = read_parquet([storage.join(folder, name) for name in names])
+    held = [s for s in manifest.shards if s.first < wanted.stop and s.last >= wanted.start]
+    place = nearby(folder, manifest.digest, {s.name: (s.bytes, s.sha256) for s in held})
+    names = [shard.name for shard in held]
+    try:
+        rows = read_parquet(place, names)
+    except UserError:
+        if place == folder:
+            raise
+        rows = read_parquet(folder, names)  # the node's copy was damaged since
     inside = (rows.row_ids >= wanted.start) & (rows.row_ids < wanted.stop)
     rows = rows.select(inside.nonzero()[:, 0])
     _check_rows(folder, manifest, rows, wanted)
@@ -159,37 +204,22 @@ def split_corpus(folder: Location, verify: bool = True) -> tuple[Trajectories, T
     return rows.select(manifest.part("training")), rows.select(manifest.part("held_out"))
 
 
-def _read_shards(
-    folder: Location, shards: Iterable[Shard]
-) -> Iterator[tuple[str, bytes, str | None]]:
-    """(name, content, damage) of each shard; damage is None where the sha256 is the manifest's."""
-    present = storage.names(folder)
-    for shard in shards:
-        if shard.name not in present:
-            yield shard.name, b"", "is missing"
-            continue
-        try:
-            data = storage.read(storage.join(folder, shard.name))
-        except OSError as error:
-            yield shard.name, b"", f"cannot be read ({error})"
-            continue
-        whole = storage.sha256(data) == shard.sha256
-        damage = f"is not what was written ({len(data)} bytes, sha256 differs)"
-        yield shard.name, data, None if whole else damage
-
-
 def _check_rows(
     folder: Location, manifest: CorpusManifest, rows: Trajectories, expected: range
 ) -> None:
     """UserError unless ``rows`` are the ``expected`` ids of the manifest's seed and teacher."""
     where = shown(folder)
-    if rows.row_ids.tolist() != list(expected):
-        raise UserError(
-            f"Corpus {where} holds {len(rows)} rows where {len(expected)} are due (row ids "
-            f"{expected.start} to {expected.stop - 1})."
-        )
+    _check_ids(folder, rows.row_ids.tolist(), expected)
     if (rows.seed, rows.teacher) != (manifest.seed, manifest.fingerprint):
         raise UserError(
             f"Corpus {where} was sampled with seed {rows.seed} from teacher {rows.teacher}, and its "
             f"manifest says {manifest.seed} and {manifest.fingerprint}."
+        )
+
+
+def _check_ids(folder: Location, ids: Sequence[int], expected: range) -> None:
+    if list(ids) != list(expected):
+        raise UserError(
+            f"Corpus {shown(folder)} holds {len(ids)} rows where {len(expected)} are due (row ids "
+            f"{expected.start} to {expected.stop - 1})."
         )

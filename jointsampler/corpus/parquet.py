@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -32,7 +34,10 @@ SCHEMA = pa.schema(
 
 
 def encode(rows: Trajectories) -> bytes:
-    """The rows as one Parquet file; the same rows give the same bytes."""
+    """The rows as one Parquet file; the same rows give the same bytes.
+
+    Pages carry checksums, so that a reader without the sha256 finds a flipped bit.
+    """
     n = len(rows)
     table = pa.table(
         {
@@ -46,7 +51,7 @@ def encode(rows: Trajectories) -> bytes:
         schema=SCHEMA,
     )
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 
@@ -55,14 +60,14 @@ def write_parquet(rows: Trajectories, location: Location) -> None:
     storage.write(location, encode(rows))
 
 
-def read_parquet(locations: Sequence[Location]) -> Trajectories:
+def read_parquet(folder: Location, names: Sequence[str]) -> Trajectories:
     """All rows of the files, sorted by row id; :func:`decode` says what is refused."""
     files = []
-    for location in locations:
-        try:
-            files.append((location, storage.read(location)))
-        except OSError as error:
-            raise _unreadable(location, error) from None
+    for name, data in zip(names, storage.read_many(folder, names), strict=True):
+        location = storage.join(folder, name)
+        if isinstance(data, OSError):
+            raise _unreadable(location, data)
+        files.append((location, data))
     return decode(files)
 
 
@@ -75,48 +80,63 @@ def decode(files: Sequence[tuple[Location, bytes]]) -> Trajectories:
     """
     if not files:
         raise UserError("No corpus files to read: run the corpus stage first.")
-    data = pa.concat_tables([_table(*file) for file in files]).sort_by("row_id").to_pydict()
+    table = pa.concat_tables([_table(*file) for file in files]).sort_by("row_id")
     where = f"{shown(files[0][0]).rpartition('/')[0]} ({len(files)} files)"
-    length = len(data["tokens"][0])
-    for row_id, tokens, order in zip(data["row_id"], data["tokens"], data["order"], strict=True):
-        if len(tokens) != length or not _is_order(order, length):
-            raise UserError(
-                f"Corpus {where}: row {row_id} does not have {length} tokens and an order that names "
-                "each of their positions at most once: the corpus mixes settings or is damaged."
-            )
+    row_ids = table["row_id"].to_numpy()
+    length = len(table["tokens"][0])
+    tokens, order = (_rectangle(table[name], length) for name in ("tokens", "order"))
+    wrong = ~(_are_orders(order) & (tokens >= 0).all(1))
+    if wrong.any():
+        raise UserError(
+            f"Corpus {where}: row {row_ids[wrong][0]} does not have {length} tokens and an order that names "
+            "each of their positions at most once: the corpus mixes settings or is damaged."
+        )
     for name in ("seed", "teacher"):
-        if len(set(data[name])) != 1:
+        if len(table[name].unique()) != 1:
             raise UserError(
                 f"Corpus {where} mixes several values of {name!r}: keep one per folder."
             )
-    if len(set(data["row_id"])) != len(data["row_id"]):
+    if (row_ids[1:] == row_ids[:-1]).any():
         raise UserError(
             f"Corpus {where} holds a row id twice: delete the folder and sample it anew."
         )
     return Trajectories(
-        torch.tensor(data["row_id"]),
-        data["prompt"],
-        torch.tensor(data["tokens"]),
-        torch.tensor(data["order"]),
-        data["seed"][0],
-        data["teacher"][0],
+        torch.from_numpy(row_ids.copy()),
+        table["prompt"].to_pylist(),
+        torch.from_numpy(tokens),
+        torch.from_numpy(order),
+        table["seed"][0].as_py(),
+        table["teacher"][0].as_py(),
     )
 
 
-def _is_order(order: list[int], length: int) -> bool:
-    """Whether ``order`` is distinct positions of the response, then -1s, ``length`` in all."""
-    revealed = [position for position in order if position != -1]
-    return (
-        len(order) == length
-        and order[: len(revealed)] == revealed
-        and len(set(revealed)) == len(revealed)
-        and all(0 <= position < length for position in revealed)
-    )
+def _rectangle(lists: pa.ChunkedArray, length: int) -> np.ndarray:
+    """[n, length] int64; a row of another length is -2s, which no row may hold."""
+    found = np.full((len(lists), length), -2, dtype=np.int64)
+    begin = 0
+    for chunk in lists.chunks:
+        fits = pc.equal(pc.list_value_length(chunk), length)
+        held = chunk.filter(fits).flatten().to_numpy()
+        here = found[begin : begin + len(chunk)]
+        here[fits.to_numpy(zero_copy_only=False)] = held.reshape(-1, length)
+        begin += len(chunk)
+    return found
+
+
+def _are_orders(order: np.ndarray) -> np.ndarray:
+    """[n] bool: whether each row of ``order`` [n, L] is distinct positions, then -1s."""
+    length = order.shape[1]
+    revealed = order != -1
+    together = (revealed[:, 1:] <= revealed[:, :-1]).all(1)
+    inside = ((order >= -1) & (order < length)).all(1)
+    # Each -1 becomes a number of its own, so that the sorted row repeats none but positions.
+    numbers = np.sort(np.where(revealed, order, length + np.arange(length)), axis=1)
+    return together & inside & (numbers[:, 1:] > numbers[:, :-1]).all(1)
 
 
 def _table(location: Location, data: bytes) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(location, error) from None
     if table.schema.names != SCHEMA.names:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .. import storage
 from ..decoding.generate import Prompt, generate
 from ..errors import UserError
-from ..memory import largest_fitting
+from ..memory import BatchSize
 from ..storage import Location
 from ..teachers.protocol import Teacher
 from .manifest import Shard, describe
@@ -34,35 +34,14 @@ class SampleSettings:
 
 
 class RowSampler:
-    """Samples rows and shards with one teacher; keeps the batch size that fits its memory."""
+    """Samples rows and shards with one teacher, ``batch_size`` rows at a time."""
 
-    def __init__(self, teacher: Teacher, settings: SampleSettings, batch_size: int):
+    def __init__(self, teacher: Teacher, settings: SampleSettings, batch_size: int | BatchSize):
         self.teacher, self.settings, self.batch_size = teacher, settings, batch_size
+        self.tokens = 0  # revealed in the last shard
 
     def rows(self, ids: Sequence[int]) -> tuple[Trajectories, float]:
         """The sequential trajectories of the rows ``ids``, and the seconds of their decoding."""
-
-        made, self.batch_size = largest_fitting(
-            lambda size: self._sample(ids, size), self.batch_size
-        )
-        return made
-
-    def shard(self, folder: Location, name: str, ids: Sequence[int]) -> tuple[Shard, float]:
-        """Sample the rows ``ids``, write them to ``folder``/``name``; its manifest entry and seconds.
-
-        Raises UserError naming the rows for whatever goes wrong.
-        """
-        try:
-            rows, seconds = self.rows(ids)
-            data = encode(rows)
-            storage.write(storage.join(folder, name), data)
-        except Exception as error:
-            raise UserError(
-                f"Corpus rows {ids[0]} to {ids[-1]} ({name}) could not be made: {error}"
-            ) from error
-        return describe(name, data, ids), seconds
-
-    def _sample(self, ids: Sequence[int], batch_size: int) -> tuple[Trajectories, float]:
         settings = self.settings
         prompts = settings.prompts
         generation = generate(
@@ -75,9 +54,25 @@ class RowSampler:
             top_p=settings.top_p,
             order=settings.order,
             seed=settings.seed,
-            batch_size=batch_size,
+            batch_size=self.batch_size,
             row_ids=ids,
             stop_at_end=bool(self.teacher.end_ids),
         )
         rows = Trajectories.from_generation(generation, settings.seed, self.teacher)
         return rows, generation.seconds
+
+    def shard(self, folder: Location, name: str, ids: Sequence[int]) -> tuple[Shard, float]:
+        """Sample the rows ``ids``, write them to ``folder``/``name``; its manifest entry and seconds.
+
+        Raises UserError naming the rows for whatever goes wrong.
+        """
+        try:
+            rows, seconds = self.rows(ids)
+            self.tokens = int(rows.reveals.sum())
+            data = encode(rows)
+            storage.write(storage.join(folder, name), data)
+        except Exception as error:
+            raise UserError(
+                f"Corpus rows {ids[0]} to {ids[-1]} ({name}) could not be made: {error}"
+            ) from error
+        return describe(name, data, ids), seconds

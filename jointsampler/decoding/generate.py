@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..memory import BatchSize, in_batches
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import Update
@@ -56,8 +57,10 @@ def check_length(max_new_tokens: int) -> None:
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
 
 
-def check_rows(prompts: Sequence[Prompt] | None, num_samples: int, batch_size: int) -> None:
-    if num_samples < 1 or batch_size < 1:
+def check_rows(
+    prompts: Sequence[Prompt] | None, num_samples: int, batch_size: int | BatchSize
+) -> None:
+    if num_samples < 1 or (isinstance(batch_size, int) and batch_size < 1):
         raise UserError(
             f"num_samples and batch_size must be at least 1, not {num_samples} and {batch_size}."
         )
@@ -113,7 +116,7 @@ def generate(
     top_p: float = 1.0,
     order: str = "entropy",
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | BatchSize = 64,
     row_ids: Sequence[int] | None = None,
     on_reveal: Callable[[Canvas], None] | None = None,
     block_length: int | None = None,
@@ -134,6 +137,7 @@ def generate(
     "block_causal") keeps the keys and values of finished blocks. ``stop_at_end``
     makes no pass for positions behind a row's first end token; its text is the
     same. ``on_reveal`` is called with the live canvas after every reveal.
+    ``batch_size``: rows at a time, or a BatchSize, which finds what fits into memory.
 
     Raises UserError: unknown method or order, k < 1 or larger than the response,
     a method that needs an update without one, an update that does not fit the
@@ -158,7 +162,7 @@ def decode(
     prompts: list[list[int]],
     rows: Tensor,
     max_new_tokens: int,
-    batch_size: int = 64,
+    batch_size: int | BatchSize = 64,
     *,
     method: str,
     on_reveal: Callable[[Canvas], None] | None = None,
@@ -175,18 +179,23 @@ def decode(
     check_cache(teacher, cache, block_length, verified, strategy.update)
     check_ends(teacher, stop_at_end)
     teacher = strategy.update.reading(teacher)
-    canvases = []
-    synchronize(teacher.device)
-    begin = time.perf_counter()
     # Prompts of like length share a batch, because padding costs as much as text.
     by_length = torch.tensor([len(ids) for ids in prompts]).argsort(stable=True)
-    for part in by_length.split(batch_size):
-        canvas = Canvas(teacher, [prompts[i] for i in part.tolist()], rows[part], max_new_tokens)
+
+    def decoded(part: range) -> tuple[Canvas, float]:
+        """The samples ``part`` by length, and the seconds of their decoding."""
+        members = by_length[part.start : part.stop]
+        synchronize(teacher.device)
+        begin = time.perf_counter()
+        prompts_here = [prompts[i] for i in members.tolist()]
+        canvas = Canvas(teacher, prompts_here, rows[members], max_new_tokens)
         decoder = Decoder(teacher, strategy, canvas, after=on_reveal)
         decoder.run(block_length, cache, stop_at_end)
-        canvases.append(canvas)
-    synchronize(teacher.device)
-    seconds = time.perf_counter() - begin
+        synchronize(teacher.device)
+        return canvas, time.perf_counter() - begin
+
+    done = in_batches(batch_size, len(prompts), decoded)
+    canvases, seconds = [canvas for canvas, _ in done], sum(took for _, took in done)
     made = dict(method=method, update=strategy.update, rule=strategy.rule, seconds=seconds)
     return _collect(teacher, canvases, by_length.argsort(), prompts, rows, made)
 
@@ -215,7 +224,7 @@ def _rows(
     prompts: Sequence[Prompt] | None,
     num_samples: int,
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | BatchSize,
     row_ids: Sequence[int] | None,
 ) -> tuple[list[list[int]], Tensor]:
     """(prompt ids of every sample, row ids [N])."""

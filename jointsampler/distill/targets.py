@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..corpus.trajectories import Paths, Trajectories
+from ..memory import BatchSize
 from ..sampler import at_columns
 from ..teachers.protocol import Teacher
 from .positions import DistillSettings, LossPositions, loss_positions, state_keys
@@ -46,6 +47,8 @@ class TeacherStates:
     def __init__(self, teacher: Teacher, trajectories: Trajectories, cache_gib: float = 0.0):
         self.teacher, self.trajectories = teacher, trajectories
         self.budget = int(cache_gib * 2**30)
+        length = trajectories.length
+        self.batch_size = BatchSize.of(teacher, length, "states", length)  # of one row's states
         self.kept: dict[int, Tensor] = {}  # row -> [L, S, R] bfloat16
         self.bytes = 0
         self.teacher_rows = 0  # sequences that the teacher has been given
@@ -141,5 +144,13 @@ class TeacherStates:
         one = self.trajectories.select([row])
         paths = Paths.of(one, self.teacher)
         every = torch.arange(int(one.reveals[0]), device=paths.ids.device)
-        self.kept[row] = self._ask(paths.repeat(len(every)), every[None])[0].bfloat16().cpu()
+        made = self.batch_size.over(
+            len(every),
+            lambda part: (
+                self._ask(paths.repeat(len(part)), every[None, part.start : part.stop])[0]
+                .bfloat16()
+                .cpu()
+            ),
+        )
+        self.kept[row] = torch.cat(made)
         self.bytes += size

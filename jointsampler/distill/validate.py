@@ -12,7 +12,7 @@ import torch
 
 from ..corpus.trajectories import Trajectories
 from ..evaluation.kl import Reference, block_kl, summarize
-from ..memory import largest_fitting
+from ..memory import BatchSize
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 
@@ -45,14 +45,14 @@ class Validator:
         self.teacher, self.ks, self.temperature, self.order = teacher, ks, temperature, order
         self.place = place = place or Place()
         self.rows = held_out.select(range(len(held_out))[place.rank :: place.world])
-        self.batch = 128  # until it does not fit into memory
+        self.batch_size = BatchSize.of(teacher, held_out.length, "validation", 128, len(self.rows))
         self.reference: Reference | None = None
 
     def __call__(self, sampler: JointSampler) -> dict[str, float]:
         """captured_kK and nats_kK for every k, nan where the sampler's output is not a number."""
         share: dict[int, np.ndarray] = {k: np.empty((0, 3)) for k in self.ks}
         if len(self.rows):
-            share, self.batch = largest_fitting(lambda size: self._share(sampler, size), self.batch)
+            share = self._share(sampler)
         metrics = {}
         for k in self.ks:
             whole = summarize(k, np.concatenate(gathered(share[k], self.place.world)))
@@ -61,10 +61,10 @@ class Validator:
             metrics[f"nats_k{k}"] = math.nan if broken else whole.update.value / k
         return metrics
 
-    def _share(self, sampler: JointSampler, batch_size: int) -> dict[int, np.ndarray]:
+    def _share(self, sampler: JointSampler) -> dict[int, np.ndarray]:
         """k -> nats per trajectory of this worker's rows, as in ``BlockKL.per_trajectory``."""
-        if self.reference is None or batch_size != self.batch:
-            self.reference = Reference(self.teacher, self.rows, batch_size)
+        if self.reference is None:
+            self.reference = Reference(self.teacher, self.rows, self.batch_size)
         return {
             k: block_kl(
                 self.teacher,

@@ -21,6 +21,7 @@ from ..decoding.loop import Strategy
 from ..decoding.methods import METHODS, Method, get_method
 from ..decoding.orders import get_order
 from ..decoding.sampling import Sampling
+from ..memory import BatchSize
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..updates import Hybrid, Trained, Update, as_update
@@ -231,6 +232,7 @@ class Comparison:
         if prompts is not None and not prompts:
             return None
         protocol = self.protocol
+        purpose = f"samples, {setting.method}, {setting.knobs}"
         return generate(
             self.teacher,
             self.updates[setting.update],
@@ -241,6 +243,7 @@ class Comparison:
             max_new_tokens=protocol.max_new_tokens,
             order=protocol.order,
             seed=protocol.seed,
+            batch_size=BatchSize.of(self.teacher, protocol.max_new_tokens, purpose, 64),
             stop_at_end=bool(self.teacher.end_ids),
             **setting.rule,
         )
@@ -271,7 +274,8 @@ class Comparison:
                 stop_at_end=bool(self.teacher.end_ids),
             )
             rows = Trajectories.from_generation(truth, seed, self.teacher)
-            self._references[kind] = Reference(self.teacher, rows)
+            size = BatchSize.of(self.teacher, rows.length, f"block KL, {kind}", 128, len(rows))
+            self._references[kind] = Reference(self.teacher, rows, size)
         return self._references[kind]
 
     def _strategy(self, setting: Setting) -> Strategy:

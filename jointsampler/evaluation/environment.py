@@ -28,6 +28,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return machine()["processor"]
+
+
 def packages() -> dict[str, str]:
     """Versions of Python, this package and the installed packages that matter to results."""
     found = {"python": platform.python_version(), "jointsampler": VERSION}

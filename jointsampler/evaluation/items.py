@@ -18,7 +18,7 @@ from ..decoding import generate
 from ..decoding.methods import get_method
 from ..decoding.prompts import prompt_text
 from ..errors import UserError
-from ..memory import largest_fitting
+from ..memory import BatchSize
 from ..teachers.protocol import Teacher
 from ..updates import Refresh, Update
 from .cost import UpdateCost, update_cost
@@ -150,7 +150,7 @@ class Evaluator:
         self.teacher, self.judge = teacher, judge
         self.updates = {"none": None, "refresh": refresh, "joint": joint}
         self.settings, self.held_out, self.shown = settings, held_out, shown
-        self._fits = ROWS_PER_ITEM
+        self._batch_sizes: dict[tuple[str, int], BatchSize] = {}
 
     def do(self, item: Item, pairs: Sequence[tuple[str, int]]) -> Samples | KLs:
         if isinstance(item, SampleItem):
@@ -165,28 +165,22 @@ class Evaluator:
         prompts = None
         if settings.prompts is not None:
             prompts = [settings.prompts[i % len(settings.prompts)] for i in ids]
-        common = dict(
+        out = generate(
+            self.teacher,
+            self.updates[update_name(method)],
+            prompts,
             method=method,
             k=item.k,
+            num_samples=len(ids) if prompts is None else 1,
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
             order=settings.order,
             # The corpus, the reference and the samples have seeds of their own.
             seed=(settings.seed * 1_000 + item.generation) * 3 + (1 if is_reference else 2),
+            batch_size=self._batch_size(f"samples, {method}, k = {item.k}", len(ids)),
+            row_ids=ids,
             stop_at_end=bool(self.teacher.end_ids),
-        )
-        out, _ = largest_fitting(
-            lambda size: generate(
-                self.teacher,
-                self.updates[update_name(method)],
-                prompts,
-                num_samples=len(ids) if prompts is None else 1,
-                batch_size=size,
-                row_ids=ids,
-                **common,
-            ),
-            len(ids),
         )
         scores = None
         if self.judge is not None:
@@ -211,26 +205,28 @@ class Evaluator:
         The temperature is the corpus's, as in :func:`kl_temperature`.
         """
         rows = self.held_out.select(range(item.begin, item.end))
+        reference = Reference(self.teacher, rows, self._batch_size("block KL", len(rows)))
+        return {
+            (method, k, path): block_kl(
+                self.teacher,
+                self.updates[update_name(method)],
+                rows,
+                k,
+                path=path,
+                temperature=kl_temperature(self.settings.temperature),
+                order=self.settings.order,
+                reference=reference,
+            )
+            for method, k, path in kl_keys(pairs)
+        }
 
-        def run(size: int) -> KLs:
-            reference = Reference(self.teacher, rows, size)
-            return {
-                (method, k, path): block_kl(
-                    self.teacher,
-                    self.updates[update_name(method)],
-                    rows,
-                    k,
-                    path=path,
-                    temperature=kl_temperature(self.settings.temperature),
-                    order=self.settings.order,
-                    batch_size=size,
-                    reference=reference,
-                )
-                for method, k, path in kl_keys(pairs)
-            }
-
-        result, self._fits = largest_fitting(run, self._fits)
-        return result
+    def _batch_size(self, purpose: str, rows: int) -> BatchSize:
+        """What fits for ``purpose``, in items of ``rows`` rows."""
+        key = (purpose, rows)
+        if key not in self._batch_sizes:
+            length = self.held_out.length
+            self._batch_sizes[key] = BatchSize.of(self.teacher, length, purpose, rows)
+        return self._batch_sizes[key]
 
     def costs(self, pairs: Sequence[tuple[str, int]]) -> dict[str, UpdateCost]:
         """The cost of each update that the methods use, on this device, by the update's name."""

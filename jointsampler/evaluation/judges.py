@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -30,9 +31,11 @@ from transformers import (
 )
 
 from ..errors import UserError
+from ..memory import BatchSize
 from ..storage import cache_folder
 from ..teachers import hub
 from ..teachers.weights import quiet
+from .environment import device_name
 
 SMOLLM2 = "smollm2"
 NONE = "none"
@@ -55,16 +58,23 @@ def fetch_smollm2() -> Path:
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        gguf = _download_smollm2(Path(scratch))
-        ready = Path(scratch) / "ready"
-        _convert_smollm2(gguf, ready)
-        try:
-            ready.rename(folder)
-        except OSError:  # another process may have made the same folder meanwhile
-            if not folder.exists():
-                raise
+    # The first process of a node makes it, and the others wait.
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / "config.json").is_file():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                gguf = _download_smollm2(Path(scratch))
+                ready = Path(scratch) / "ready"
+                _convert_smollm2(gguf, ready)
+                _take_place(ready, folder)
     return folder
+
+
+def _take_place(ready: Path, folder: Path) -> None:
+    try:
+        ready.rename(folder)
+    except OSError:  # on a file system without locks another node may have made it meanwhile
+        if not folder.exists():
+            raise
 
 
 def _download_smollm2(scratch: Path) -> Path:
@@ -226,11 +236,11 @@ class Judge:
         self.model = model.to(device).eval().requires_grad_(False)
         opening = self.tokenizer.bos_token_id
         self.opening = self.tokenizer.eos_token_id if opening is None else opening
+        key = {"device": device_name(self.model.device), "judge": model_id}
+        self.batch_size = BatchSize(self.model.device, 32, 256, key)
 
     @torch.inference_mode()
-    def score(
-        self, texts: Sequence[str], prompts: Sequence[str] | None = None, batch_size: int = 32
-    ) -> Scores:
+    def score(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Scores:
         """NLL and features of each text behind its prompt and one opening token.
 
         The opening token and the prompt are context and add neither NLL nor
@@ -244,10 +254,13 @@ class Judge:
         by_length = sorted(range(len(texts)), key=lambda i: len(heads[i]) + len(bodies[i]))
         nll = np.zeros(len(texts))
         features = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
-        for at in range(0, len(by_length), batch_size):
-            part = by_length[at : at + batch_size]
-            sums, means = self._forward([heads[i] for i in part], [bodies[i] for i in part])
-            nll[part], features[part] = sums.cpu().numpy(), means.float().cpu().numpy()
+
+        def scored(part: range) -> None:
+            members = by_length[part.start : part.stop]
+            sums, means = self._forward([heads[i] for i in members], [bodies[i] for i in members])
+            nll[members], features[members] = sums.cpu().numpy(), means.float().cpu().numpy()
+
+        self.batch_size.over(len(by_length), scored)
         return Scores(nll, np.array([len(body) for body in bodies]), features)
 
     def _forward(self, heads: list[list[int]], bodies: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ from ..decoding.sampling import Sampling
 from ..decoding.stops import FixedK
 from ..divergence import forward_kl
 from ..errors import UserError
+from ..memory import BatchSize, in_batches
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate, Update, as_update
@@ -122,13 +123,17 @@ class Reference:
     That is the teacher's states at each recorded reveal, and the marginal model's walks.
     """
 
-    def __init__(self, teacher: Teacher, trajectories: Trajectories, batch_size: int = 128):
+    def __init__(
+        self, teacher: Teacher, trajectories: Trajectories, batch_size: int | BatchSize = 128
+    ):
         trajectories.check_teacher(teacher)
         self.teacher, self.trajectories, self.batch_size = teacher, trajectories, batch_size
-        self.parts: list[tuple[Trajectories, Tensor]] = []
-        for part in torch.arange(len(trajectories)).split(batch_size):
-            rows = trajectories.select(part)
-            self.parts.append((rows, _recorded_states(teacher, rows)))
+        made = in_batches(
+            batch_size,
+            len(trajectories),
+            lambda part: _recorded_states(teacher, trajectories.select(part)),
+        )
+        self.states = torch.cat(made, dim=1)  # [L, N, H], before each recorded reveal
         self._marginal: dict[tuple[int, KLPath, float, str], Walk] = {}
 
     def marginal(self, k: int, path: KLPath, temperature: float, order: str) -> Walk:
@@ -202,13 +207,14 @@ def walk(
     *,
     path: KLPath = "recorded",
     temperature: float = 1.0,
-    batch_size: int = 128,
+    batch_size: int | BatchSize = 128,
     reference: Reference | None = None,
     block_length: int | None = None,
 ) -> Walk:
     """Decode with ``strategy`` along ``trajectories`` and measure the KL of every reveal.
 
-    ``reference`` saves the teacher passes of a recorded path; it must hold the
+    ``batch_size``: trajectories at a time, or a BatchSize, which finds what fits into
+    memory. ``reference`` saves the teacher passes of a recorded path; it must hold the
     same trajectories. A sampled path takes prompts, row ids and the strategy's
     seed, and ends rows at their end token. ``block_length``: as in ``generate``.
 
@@ -223,18 +229,14 @@ def walk(
     if strategy.verification is not None:
         raise UserError("A verified method samples from the teacher's own joint: its KL is 0.")
     trajectories.check_teacher(teacher)
-    parts: list[tuple[Trajectories, Tensor | None]]
-    if path == "recorded" and reference is not None:
-        parts = list(reference.parts)
-    else:
-        index = torch.arange(len(trajectories)).split(batch_size)
-        parts = [(trajectories.select(part), None) for part in index]
-    return Walk.joined(
-        [
-            _walk(teacher, strategy, rows, path, temperature, states, block_length)
-            for rows, states in parts
-        ]
-    )
+    recorded = reference.states if path == "recorded" and reference is not None else None
+
+    def walked(part: range) -> Walk:
+        states = None if recorded is None else recorded[:, part.start : part.stop]
+        rows = trajectories.select(part)
+        return _walk(teacher, strategy, rows, path, temperature, states, block_length)
+
+    return Walk.joined(in_batches(batch_size, len(trajectories), walked))
 
 
 def _walk(
@@ -285,7 +287,7 @@ def block_kl(
     path: KLPath = "recorded",
     temperature: float = 1.0,
     order: str = "entropy",
-    batch_size: int = 128,
+    batch_size: int | BatchSize = 128,
     reference: Reference | None = None,
 ) -> BlockKL:
     """The KL of rounds of k reveals, of the marginal model and of ``update``.

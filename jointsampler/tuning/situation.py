@@ -6,26 +6,22 @@ A tuning is found again by everything that its figures depend on.
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
+from .. import kept
 from ..columns import POLICIES
-from ..errors import UserError
-from ..evaluation.environment import machine
+from ..evaluation.environment import device_name
 from ..sampler import JointSampler
-from ..storage import cache_folder, make_folder, sha256, write_json
 from ..teachers.protocol import Teacher
 from ..version import VERSION
 from .results import Tuning
 
-log = logging.getLogger(__name__)
+KIND = "tuning"
 FORM = 1  # of the file; another number makes older files unfindable
 
 
@@ -61,7 +57,6 @@ def fingerprint(sampler: JointSampler) -> str:
 
 def key_of(teacher: Teacher, samplers: Iterable[str], situation: Situation) -> dict[str, Any]:
     """Everything that the figures depend on; ``samplers``: fingerprints."""
-    here = machine()
     probe = torch.full((1, 1), teacher.mask_id, device=teacher.device)
     on_gpu = teacher.device.type == "cuda"
     return {
@@ -73,7 +68,7 @@ def key_of(teacher: Teacher, samplers: Iterable[str], situation: Situation) -> d
         "samplers": sorted(samplers),
         "policies": sorted(POLICIES),
         "kind": teacher.device.type,
-        "device": torch.cuda.get_device_name(teacher.device) if on_gpu else here["processor"],
+        "device": device_name(teacher.device),
         "threads": None if on_gpu else torch.get_num_threads(),
         "dtype": str(teacher.embed(probe).dtype).removeprefix("torch."),
         **asdict(situation),
@@ -83,22 +78,11 @@ def key_of(teacher: Teacher, samplers: Iterable[str], situation: Situation) -> d
 def load(key: dict[str, Any]) -> Tuning | None:
     """The tuning kept under ``key``; None where there is none, or an unreadable one."""
     try:
-        return Tuning.model_validate_json(_place(key).read_bytes())
-    except (OSError, ValidationError):
+        return Tuning.model_validate(kept.recall(KIND, key))
+    except ValidationError:
         return None
 
 
 def keep(tuning: Tuning) -> None:
     """Keep ``tuning`` under its key; a folder that cannot be written costs the next call its time."""
-    place = _place(tuning.key)
-    try:
-        make_folder(place.parent)
-        write_json(place, tuning.model_dump())
-    except UserError as error:
-        log.warning("the tuning is not kept: %s", error)
-
-
-def _place(key: dict[str, Any]) -> Path:
-    return (
-        cache_folder() / "tuning" / f"{sha256(json.dumps(key, sort_keys=True).encode())[:24]}.json"
-    )
+    kept.keep(KIND, tuning.key, tuning.model_dump())

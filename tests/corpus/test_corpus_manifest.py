@@ -1,4 +1,4 @@
-"""A corpus is whole or its damage is named; what does not fit into memory is halved."""
+"""A corpus is whole or its damage is named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from jointsampler.corpus.manifest import (
     write_manifest,
 )
 from jointsampler.corpus.parquet import encode
-from jointsampler.memory import largest_fitting
 
 
 @pytest.fixture
@@ -127,22 +126,3 @@ def test_verify_corpus_prints_the_same_facts_for_people_and_machines(corpus, cap
 def test_the_same_rows_give_the_same_bytes(tiny, samples):
     rows = Trajectories.from_generation(samples, 5, tiny)
     assert encode(rows) == encode(rows.select(range(12)))
-
-
-def test_a_batch_is_halved_until_it_fits():
-    asked = []
-
-    def run(size):
-        asked.append(size)
-        if size > 20:
-            raise torch.OutOfMemoryError("no room")
-        return "done"
-
-    assert largest_fitting(run, 64) == ("done", 16)
-    assert asked == [64, 32, 16]
-
-    def never(size):
-        raise torch.OutOfMemoryError("no room")
-
-    with pytest.raises(UserError, match="One sequence alone does not fit"):
-        largest_fitting(never, 4)

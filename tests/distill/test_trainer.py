@@ -12,8 +12,15 @@ import torch
 from jointsampler import JointSampler, Trajectories, UserError, block_kl, generate
 from jointsampler.config import TrainConfig
 from jointsampler.distill import TeacherStates
-from jointsampler.distill.trainer import Trainer, TrainState, learning_rate_factor
+from jointsampler.distill.parts import fitting_parts
+from jointsampler.distill.trainer import (
+    Trainer,
+    TrainState,
+    distill_settings,
+    learning_rate_factor,
+)
 from jointsampler.distill.validate import Place, Validator
+from tests.support.small_device import SmallDevice
 
 
 class PlainEngine:
@@ -175,6 +182,26 @@ def test_a_batch_in_parts_takes_the_same_step(tiny, rows, depth):
         made = trainer(tiny, rows, engine=engine, **settings)
         made.make_step()
         assert engine.calls == parts
+        weights.append(engine.weights())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_step_on_a_small_device_is_that_of_a_large_one(tiny, rows, depth, tmp_path, monkeypatch):
+    monkeypatch.setenv("JOINTSAMPLER_CACHE", str(tmp_path))
+    weights = []
+    for teacher in (tiny, SmallDevice(tiny, 5)):
+        sampler = JointSampler.for_teacher(tiny, width=32, depth=depth, seed=1, k_max=2)
+        config = TrainConfig(batch_size=8, k_max=2)
+        states = TeacherStates(sampler.reading(teacher), rows)
+        distill = distill_settings(config)
+        parts = fitting_parts(states, sampler, config, distill, Place(), nullcontext)
+        assert parts == (1 if teacher is tiny else 4)
+        engine = PlainEngine(sampler, parts, torch.optim.SGD)
+        config = config.model_copy(update={"accumulate": parts})
+        validator = Validator(teacher, rows, [2], 1.0, "entropy")
+        Trainer(states, engine, copy.deepcopy(sampler), validator, config, 7).make_step()
         weights.append(engine.weights())
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-6)

@@ -32,6 +32,7 @@ from jointsampler.harness.settings import read_settings
 from jointsampler.teachers.families import FAMILIES
 from tests.support.sandbox import need_sandbox
 from workflows import cli as run_cli
+from workflows import prefetch
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -79,6 +80,8 @@ def check(words: list[str]) -> None:
         check(words[words.index("--") + 1 :])
     elif words[:2] == ["jointsampler", "run"]:
         check_stage(words[2:])
+    elif words[:2] == ["jointsampler", "prefetch"]:
+        check_prefetch(words[2:])
     elif words[:2] in (["jointsampler", "lm-eval"], ["jointsampler", "lm-eval-ray"]):
         check_harness(words[2:])
     elif words[0] == "jointsampler":
@@ -93,6 +96,13 @@ def check(words: list[str]) -> None:
 
 def check_stage(words: list[str]) -> None:
     parser = run_cli.parser()
+    parser.error = lambda message: Refusing.error(parser, message)
+    args = parser.parse_intermixed_args(words)
+    load_config(run_cli.config_file(args.config), args.overrides)
+
+
+def check_prefetch(words: list[str]) -> None:
+    parser = prefetch.parser()
     parser.error = lambda message: Refusing.error(parser, message)
     args = parser.parse_intermixed_args(words)
     load_config(run_cli.config_file(args.config), args.overrides)
@@ -128,6 +138,8 @@ def check_python(words: list[str]) -> None:
     if words[0] == "-m":
         if importlib.util.find_spec(words[1]) is None:
             raise UserError(f"there is no module {words[1]}")
+        if words[1] == prefetch.__name__:
+            check_prefetch(words[2:])
     elif not (ROOT / words[0]).is_file():
         raise UserError(f"there is no file {words[0]}")
     elif words[0] == "workflows/pipeline.py":

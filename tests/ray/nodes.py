@@ -95,7 +95,7 @@ class Head:
             end(process)
         self._folder.cleanup()
 
-    def _start(self, *arguments: str, cpus: int) -> subprocess.Popen:
+    def _start(self, *arguments: str, cpus: int, **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(
             [
                 *("ray", "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats"),
@@ -105,7 +105,8 @@ class Head:
                 # Jobs go through it; its usual port may be another Ray's on this machine.
                 f"--dashboard-agent-listen-port={free_port()}",
             ],
-            env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=self.environment | environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
         self.nodes.append(process)
@@ -122,9 +123,10 @@ class Head:
         )  # fmt: skip
         return int(re.search(r"^alive (\d+)$", done.stdout, re.MULTILINE)[1])  # Ray prints too
 
-    def add_node(self, cpus: int) -> subprocess.Popen:
+    def add_node(self, cpus: int, **environment: str) -> subprocess.Popen:
+        """A node whose processes, the workers among them, have ``environment`` too."""
         before = self.alive()
-        process = self._start(f"--address=127.0.0.1:{self.gcs}", cpus=cpus)
+        process = self._start(f"--address=127.0.0.1:{self.gcs}", cpus=cpus, **environment)
         wait_until(lambda: self.alive() > before, 60, "a node joins")
         return process
 

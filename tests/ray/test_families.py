@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jointsampler import JointSampler, load_teacher
-from jointsampler.corpus.parquet import read_parquet
+from jointsampler.corpus.manifest import read_rows
 from jointsampler.evaluation.results import read_results
 from tests.ray.jobs import submit
 from tests.support import checkpoints
@@ -33,7 +33,7 @@ def test_corpus_training_and_evaluation_run_on_a_hub_layout(head, judge_folder, 
     submit(head, out, f"evaluate.judge={judge_folder}", *overrides, *one)
 
     teacher = load_teacher(str(folder), device="cpu")
-    rows = read_parquet(sorted((out / "corpus").glob("*.parquet")))
+    rows = read_rows(out / "corpus")[1]
     rows.check_teacher(teacher)
     assert len(rows) == 32
     JointSampler.from_pretrained(out / "sampler").check_teacher(teacher)

@@ -10,22 +10,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jointsampler import JointSampler, Refresh, block_kl, load_teacher
-from jointsampler.corpus.parquet import read_parquet
+from jointsampler.corpus.manifest import read_rows
 from jointsampler.evaluation.results import read_results
 from jointsampler.report.record import read_run
-from tests.ray.jobs import submit
-
-
-@pytest.fixture(scope="module")
-def two_runs(head, judge_folder, tmp_path_factory):
-    """Two submitted jobs that share one MLflow: 2 teachers, then 1 teacher and another seed of training."""
-    base = tmp_path_factory.mktemp("runs")
-    uri = f"run.mlflow_uri=sqlite:///{base / 'mlflow.db'}"
-    judge = f"evaluate.judge={judge_folder}"
-    first = submit(head, base / "a", uri, judge, "corpus.actors=2", "train.workers=2")
-    submit(head, base / "b", uri, judge, "corpus.actors=1", "train.workers=1", "train.zero_stage=2")
-    again = submit(head, base / "a", uri, judge, "corpus.actors=2", "train.workers=2")
-    return base, first, again
 
 
 def test_a_submitted_job_leaves_everything_under_out(two_runs):
@@ -38,7 +25,7 @@ def test_a_submitted_job_leaves_everything_under_out(two_runs):
 
 
 def test_the_corpus_does_not_depend_on_the_number_of_actors(two_runs):
-    a, b = (read_parquet(sorted((two_runs[0] / x / "corpus").glob("*.parquet"))) for x in "ab")
+    a, b = (read_rows(two_runs[0] / x / "corpus")[1] for x in "ab")
     assert a.row_ids.tolist() == list(range(32))
     assert a.tokens.tolist() == b.tokens.tolist() and a.order.tolist() == b.order.tolist()
 
@@ -87,7 +74,7 @@ def test_reported_block_kl_is_what_the_library_measures(two_runs, method, path):
     out = two_runs[0] / "a"
     teacher = load_teacher("tiny", device="cpu")
     sampler = JointSampler.from_pretrained(out / "sampler")
-    rows = read_parquet(sorted((out / "corpus").glob("*.parquet"))).select(range(24, 32))
+    rows = read_rows(out / "corpus")[1].select(range(24, 32))
     update = sampler if method == "joint" else Refresh()
     direct = block_kl(teacher, update, rows, k=4, path=path)
     reported = read_results(out / "report" / "results.json").of(method, 4).kl[path]

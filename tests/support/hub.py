@@ -73,6 +73,10 @@ class Hub:
         for name, folder in self.data_sets.items():
             if re.fullmatch(rf"/api/datasets/{name}(/revision/[^/]+)?", path):
                 return self.send_json(request, self.info(name, folder, blobs=False))
+            if re.fullmatch(rf"/api/datasets/{name}/tree/[^/]+", path):
+                return self.send_json(request, self.tree(folder))
+            if re.fullmatch(rf"/api/datasets/{name}/tree/[^/]+/.+", path):  # it has no folders
+                return self.send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
             found = re.fullmatch(rf"/datasets/{name}/resolve/[^/]+/(.+)", path)
             if found and (folder / found[1]).is_file():
                 return self.send_file(request, folder / found[1], with_body)

@@ -14,7 +14,6 @@ import pytest
 
 from jointsampler import UserError, storage
 from jointsampler.cli import main
-from tests.test_storage import bucket as bucket
 from workflows import lease
 from workflows.lease import LEASE, held
 

@@ -6,6 +6,7 @@ import errno
 
 import pytest
 import ray
+import torch
 from ray.train import ControllerError
 
 from jointsampler import UserError, generate
@@ -13,7 +14,7 @@ from jointsampler.config import TrainConfig
 from jointsampler.corpus.trajectories import Trajectories
 from jointsampler.distill import TeacherStates
 from workflows import cluster
-from workflows.train.memory import check_memory
+from workflows.train.memory import check_memory, memory_in_one_sentence
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,16 @@ def test_a_cache_that_would_fill_the_node_is_refused(states):
     check_memory(states, range(2), settings, workers_here=2)
     with pytest.raises(UserError, match=r"train.cache_gib=1 would keep .* GiB left, for 100000000"):
         check_memory(states, range(2), settings, workers_here=100_000_000)
+
+
+def test_a_step_that_runs_out_of_the_devices_memory_is_one_sentence():
+    with (
+        pytest.raises(UserError, match=r"step in 2 parts .* set train\.accumulate=4"),
+        memory_in_one_sentence(TrainConfig(accumulate=2)),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="else"), memory_in_one_sentence(TrainConfig()):
+        raise RuntimeError("something else")
 
 
 def test_a_worker_that_ran_out_of_memory_is_one_sentence():

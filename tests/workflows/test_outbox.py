@@ -192,3 +192,12 @@ def test_the_rate_and_the_time_left_of_a_stage_are_metrics(tmp_path, capsys):
     assert steps(tracker.uri, tracker.outbox.run_id, "corpus/per_second") == [20, 30]
     values = MlflowClient(tracker.uri).get_run(tracker.outbox.run_id).data.metrics
     assert values["corpus/per_second"] > 0 and values["corpus/seconds_left"] == 0
+
+
+def test_the_rates_of_the_actors_are_metrics_also_before_anything_is_done(tmp_path):
+    with open_run(load_config(), tmp_path) as tracker:
+        progress = Progress("corpus", 30, "rows", tracker.log_progress)
+        progress.tell(tokens_per_second=41.0, actors=2)
+    values = MlflowClient(tracker.uri).get_run(tracker.outbox.run_id).data.metrics
+    assert (values["corpus/tokens_per_second"], values["corpus/actors"]) == (41, 2)
+    assert "corpus/seconds_left" not in values  # it is not known yet

@@ -10,7 +10,6 @@ from mlflow.tracking import MlflowClient
 from jointsampler import storage
 from jointsampler.cli import main
 from jointsampler.config import load_config
-from tests.test_storage import bucket as bucket
 from workflows import corpus, run_stage
 from workflows.cli import STAGES
 from workflows.tracking import open_run

@@ -10,37 +10,39 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint
+from ray.train import Checkpoint, CheckpointUploadMode
 
 from jointsampler.distill.trainer import Trainer, TrainState
 from jointsampler.distill.validate import Place
-from jointsampler.errors import UserError
 from workflows.train.engine import SamplerEngine
 from workflows.train.reshard import load_resharded
 
 ENGINE_TAG, STATE, SAMPLER_FOLDER = "engine", "state.pt", "sampler"
 
 
-def save(trainer: Trainer, engine: SamplerEngine, report: dict[str, Any]) -> None:
-    """Report with a checkpoint: every worker adds its shard, and Ray Train merges them into one."""
-    with tempfile.TemporaryDirectory() as folder:
-        engine.deepspeed.save_checkpoint(folder, tag=ENGINE_TAG)
-        if trainer.place.rank == 0:
-            state = {**dataclasses.asdict(trainer.state), "world": trainer.place.world}
-            torch.save(state, Path(folder) / STATE)
-            trainer.sampler.save_pretrained(Path(folder) / SAMPLER_FOLDER)
-        try:
-            ray.train.report(
-                report,
-                checkpoint=Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"step_{trainer.state.step:06d}",
-            )
-        except OSError as error:
-            raise UserError(
-                f"The checkpoint of step {trainer.state.step} cannot be written "
-                f"({error.strerror or error}): run again once there is room and permission, and training "
-                "goes on from the last one."
-            ) from None
+def save(trainer: Trainer, engine: SamplerEngine, metrics: dict[str, Any]) -> None:
+    """Report with a checkpoint: every worker adds its shard, and Ray Train merges them into one.
+
+    The training goes on while the files are copied to the storage. A failure of the
+    copy ends it all the same: the worker then fails with the storage's error.
+    """
+    folder = tempfile.mkdtemp()  # Ray Train deletes it after the copy
+    engine.deepspeed.save_checkpoint(folder, tag=ENGINE_TAG)
+    if trainer.place.rank == 0:
+        state = {**dataclasses.asdict(trainer.state), "world": trainer.place.world}
+        torch.save(state, Path(folder) / STATE)
+        trainer.sampler.save_pretrained(Path(folder) / SAMPLER_FOLDER)
+    report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(folder),
+        checkpoint_dir_name=f"step_{trainer.state.step:06d}",
+    )
+
+
+def report(metrics: dict[str, Any], **checkpoint: Any) -> None:
+    """Report to Ray Train without waiting, in order: a report behind a checkpoint waits for its copy."""
+    mode = CheckpointUploadMode.ASYNC
+    ray.train.report(metrics, checkpoint_upload_mode=mode, **checkpoint)
 
 
 def resume(engine: SamplerEngine, checkpoint: Checkpoint, place: Place) -> TrainState:

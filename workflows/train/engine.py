@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 from jointsampler import JointSampler
 from jointsampler.config import TrainConfig
 from jointsampler.distill.trainer import Weights, learning_rate_factor
+from jointsampler.errors import UserError
 
 # Without a GPU: DeepSpeed does not search for one, and Muon's small matrix products are not
 # compiled, which would take minutes.
@@ -22,17 +25,14 @@ class SamplerEngine:
 
     def __init__(self, sampler: JointSampler, settings: TrainConfig, device: torch.device):
         self.module, self.device, self.settings = sampler, device, settings
-        self.low = settings.precision == "bfloat16" or (
-            settings.precision == "auto" and bf16_is_fast(device)
-        )
-        self.deepspeed = start_deepspeed(sampler, settings, device, self.low)
+        low = low_precision(settings, device)
+        self.deepspeed = start_deepspeed(sampler, settings, device, low)
 
     def __call__(self, *args: Any) -> Tensor:
         return self.deepspeed(*args)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """bfloat16 products on float32 weights, where the device is fast at them."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.low else nullcontext()
+        return precision(self.settings, self.device)
 
     def backward(self, loss: Tensor) -> None:
         self.deepspeed.backward(loss)
@@ -53,10 +53,31 @@ class SamplerEngine:
         return {name: v.detach().cpu().clone() for name, v in self.module.state_dict().items()}
 
 
+def precision(settings: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 products on float32 weights, where the device is fast at them."""
+    low = low_precision(settings, device)
+    return torch.autocast(device.type, torch.bfloat16) if low else nullcontext()
+
+
+def low_precision(settings: TrainConfig, device: torch.device) -> bool:
+    wanted = settings.precision
+    return wanted == "bfloat16" or (wanted == "auto" and bf16_is_fast(device))
+
+
 def bf16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def check_compiler(settings: TrainConfig, device: torch.device) -> None:
+    """Raise UserError where Muon's steps cannot be compiled; Triton looks for the same programs."""
+    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if settings.optimizer == "muon" and device.type == "cuda" and not found:
+        raise UserError(
+            "train.optimizer=muon compiles its steps for the GPU, and this node has no C compiler: "
+            "install gcc, name one in $CC, or set train.optimizer=adamw."
+        )
 
 
 def build_optimizer(sampler: JointSampler, settings: TrainConfig) -> torch.optim.Optimizer:
@@ -89,6 +110,7 @@ def build_optimizer(sampler: JointSampler, settings: TrainConfig) -> torch.optim
 def start_deepspeed(
     sampler: JointSampler, settings: TrainConfig, device: torch.device, low_precision: bool
 ) -> Any:
+    check_compiler(settings, device)
     import deepspeed  # in the workers alone: the driver does not need it, and it takes seconds
 
     if device.type == "cpu":

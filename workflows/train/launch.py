@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jointsampler import JointSampler, storage
 from jointsampler.config import TrainConfig
+from jointsampler.errors import UserError
 from workflows import cluster
 from workflows.train.checkpoint import SAMPLER_FOLDER
 from workflows.train.engine import CPU_ENVIRONMENT
+from workflows.train.failures import FailureCount
 from workflows.train.loop import train_loop
 from workflows.train.plan import TrainPlan, most_workers
 
@@ -79,7 +82,7 @@ def fit(
 def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Pool) -> TorchTrainer:
     on_gpu, fewest = pool.gpus > 0, plan.settings.min_workers
     return TorchTrainer(
-        train_loop,
+        attempt,
         train_loop_config=plan,
         scaling_config=ScalingConfig(
             # With two numbers Ray Train takes as many as there are nodes for, and looks every minute.
@@ -91,13 +94,24 @@ def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Po
             # The name is the plan's key, so the same plan goes on from its last checkpoint.
             name=plan.key + plan.trial,
             storage_path=str(storage.join(plan.corpus.storage, "train")),
-            failure_config=FailureConfig(max_failures=plan.settings.max_failures),
+            failure_config=FailureConfig(max_failures=-1),  # FailureCount ends a training
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=list(callbacks) or None,
+            callbacks=[*callbacks, FailureCount(plan.settings.max_failures)],
             worker_runtime_env={"env_vars": {} if on_gpu else CPU_ENVIRONMENT},
         ),
     )
+
+
+def attempt(plan: TrainPlan) -> None:
+    """The loop of one worker; the traceback of its error goes to the log, because Ray Train keeps none."""
+    try:
+        train_loop(plan)
+    except UserError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        raise
 
 
 def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:

@@ -1,7 +1,12 @@
-"""Whether the teacher states that a training keeps fit into the node's memory."""
+"""A training's memory: whether the teacher states that it keeps fit into a node, and steps that do not.
+
+The parts of a step that fit into a device are found in ``jointsampler/distill/parts.py``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -9,6 +14,7 @@ import psutil
 from jointsampler.config import TrainConfig
 from jointsampler.distill import TeacherStates
 from jointsampler.errors import UserError
+from jointsampler.memory import out_of_memory
 
 _CGROUP = Path("/sys/fs/cgroup")
 CGROUPS = (  # (limit, used) of the container's memory, cgroup versions 2 and 1
@@ -43,3 +49,18 @@ def check_memory(
             f"on a node that has {free / 2**30:.1f} GiB left, for {workers_here} workers: lower it (the "
             "teacher computes rows that are not kept again) or train on fewer rows (train.rows)."
         )
+
+
+@contextmanager
+def memory_in_one_sentence(settings: TrainConfig) -> Iterator[None]:
+    """UserError where a step runs out of the device's memory: it cannot be halved in the engine."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"A training step in {settings.accumulate} parts ran out of the device's memory, although it "
+            f"fitted when the training began: set train.accumulate={2 * settings.accumulate} or more, or "
+            "leave the device to this run alone."
+        ) from error

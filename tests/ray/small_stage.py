@@ -1,0 +1,77 @@
+"""A stage of a test: items that do as they are told, spread over the cluster by the real code.
+
+    python -m tests.ray.small_stage MODE FOLDER
+
+MODE: "slow" items take eight seconds each; "broken" fails to load on the node that a
+process came to first; "poison" ends the process at item 3, and "error" raises there;
+"unset" is "slow" with Ray Data's own settings. Prints the items done, sorted, as its last line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from jointsampler.errors import UserError
+from workflows import cluster, spread
+from workflows.stage import Progress
+
+ITEMS = 8
+
+
+@dataclass(frozen=True)
+class SmallPlan:
+    mode: str
+    folder: Path
+
+
+class SmallActor(spread.Worker):
+    def load(self) -> None:
+        if self.plan.mode != "broken":
+            return
+        here, first = ray.get_runtime_context().get_node_id(), self.plan.folder / "first"
+        try:
+            with first.open("x") as file:
+                file.write(here)
+        except FileExistsError:
+            time.sleep(0.5)  # its writer may not be done
+        if first.read_text() == here:
+            raise RuntimeError("The driver of this node is too old")
+
+    def do(self, index: int) -> spread.Done:
+        if self.plan.mode in ("slow", "unset"):
+            time.sleep(8)
+        if self.plan.mode == "poison" and index == 3:
+            time.sleep(1)
+            os._exit(1)
+        if self.plan.mode == "error" and index == 3:
+            raise UserError("Shard 3 could not be made") from RuntimeError("CUDA error")
+        return spread.Done("", 1, 10, 0.1)
+
+
+def main(mode: str, folder: str) -> int:
+    cluster.connect()
+    if mode == "unset":
+        spread.set_up_data = lambda: None
+    items = 1 if mode in ("slow", "unset") else ITEMS
+    plan, progress = SmallPlan(mode, Path(folder)), Progress("small", items, "items")
+    pool = cluster.Pool(2, 0, 2)  # an actor fills a node
+    try:
+        done = [
+            row["index"]
+            for row in spread.spread(SmallActor, plan, range(items), pool, progress, 1.0)
+        ]
+    except UserError as error:
+        print(f"jointsampler: {error}")
+        return 2
+    print(sorted(done))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""Which failures end a training: the program's are counted, those of nodes are not.
+
+Ray Train's ``max_failures`` counts every failure of a worker except a preemption that
+was announced. A node that vanishes, a process that is killed, and the broken
+connections that the other workers then see would use it up. So Ray Train is told to
+restart always, and :class:`FailureCount` ends the training: by the error of the
+worker itself once there are more than ``train.max_failures`` of them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import ray
+from ray.train import UserCallback
+from ray.train.v2._internal.exceptions import (
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+
+# Losses without a checkpoint in between: a program that crashes its process looks like a lost node.
+LOST_IN_A_ROW = 10
+# What the other workers see of a lost one; they may report it first.
+_CONNECTION = re.compile(
+    r"gloo/transport|connection (closed|reset|refused)|remote process exited|socket timeout"
+    r"|broken pipe",
+    re.IGNORECASE,
+)
+_MEMORY = (
+    "low on memory"  # of Ray's message: the monitor ended the worker, the program is too large
+)
+
+
+class FailureCount(UserCallback):
+    """Counts the failures of one training; runs in Ray Train's controller, where its errors end a run."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.failures = 0
+        self.losses = 0  # since the last checkpoint
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        if checkpoint is not None:
+            self.losses = 0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the error of a worker that may not be tried again."""
+        errors = list(worker_exceptions.values())
+        if any(is_preemption(error) for error in errors):
+            return
+        if any(is_loss(error) for error in errors):
+            self.losses += 1
+            if self.losses > LOST_IN_A_ROW:
+                raise errors[0]
+            return
+        self.failures += 1
+        if self.failures > self.most:
+            raise errors[0]
+
+
+def is_preemption(error: Exception) -> bool:
+    return bool(getattr(_inner(error), "preempted", False))
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether a worker vanished, or this one lost the connection to it."""
+    inner = _inner(error)
+    if _MEMORY in str(inner):
+        return False
+    if isinstance(inner, ray.exceptions.RayActorError | WorkerHealthCheckTimeoutError):
+        return True
+    return bool(_CONNECTION.search(str(inner)))
+
+
+def _inner(error: Exception) -> Exception:
+    """The failure behind a failed health check of a worker."""
+    failed = isinstance(error, WorkerHealthCheckFailedError)
+    return error.health_check_failure if failed else error
