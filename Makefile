@@ -37,8 +37,8 @@ lint: install
 docs: install
 	$(VENV)/bin/mkdocs build --strict
 
-# Resolves pyproject.toml anew, for every Python that it admits.
+# Resolves pyproject.toml and its extras anew, for Python 3.11 and newer (the checks of cluster/ need it).
 lock: install
 	$(VENV)/bin/python -m pip install --quiet uv
-	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate \
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 	  --custom-compile-command "make lock" --output-file cluster/requirements.lock pyproject.toml
