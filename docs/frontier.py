@@ -46,6 +46,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "jointsampler",  # the same numbers give the same bytes
     "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",  # readable on a dark page
 }
 COLOURS = {
     "rule": "#475569",
@@ -149,8 +150,11 @@ def svg(points: list[Point], rules: list[Point]) -> str:
             for point in points:
                 x, y = point.speed[batch], point.nats.value
                 axes.plot(x, y, "o", color=COLOURS[point.kind], ms=5)
-                axes.annotate(point.name, (x, y), (5, 3), textcoords="offset points", fontsize=7)
+                axes.annotate(
+                    point.name, (x, y), (6, 0), textcoords="offset points", fontsize=7, va="center"
+                )
             axes.set_yscale("log")
+            axes.set_xlim(0.9, 1.25 * max(point.speed[batch] for point in points))
             axes.set_xlabel(COST)
             axes.set_title(f"batch {batch}")
         panels[0].set_ylabel(NATS)

@@ -10,6 +10,13 @@ from jointsampler import JointSampler, generate, load_teacher
 from tests.support.samplers import busy_sampler
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"no CUDA device: {item.name}"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_pool():
     torch.set_num_threads(min(2, torch.get_num_threads()))  # OMP_NUM_THREADS=1 beside other work

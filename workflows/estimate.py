@@ -1,4 +1,4 @@
-"""Forecasts as text: how long a run takes, and how its corpus scales with GPUs.
+"""Forecasts as text: how long a run takes, when it is given up, and how its corpus scales with GPUs.
 
     jointsampler run pipeline --config ... --out DIR --plan
     jointsampler run estimate --config paper-dream-7b --out DIR estimate.gpus=64
@@ -7,6 +7,8 @@
 """
 
 from __future__ import annotations
+
+import math
 
 from jointsampler.config import EstimateConfig
 from workflows import corpus, report, teachers
@@ -19,6 +21,9 @@ from workflows.forecast import (
     of_corpus,
 )
 from workflows.sweep import plan as sweep_plan
+
+# Forecasts are off by less, and GPU nodes that start on demand come within half an hour.
+DEADLINE_FACTOR, DEADLINE_START_S = 3.0, 1800
 
 
 def table(plan: report.ReportPlan, swept: sweep_plan.SweepPlan | None, devices: Devices) -> str:
@@ -40,7 +45,16 @@ def table(plan: report.ReportPlan, swept: sweep_plan.SweepPlan | None, devices: 
     lines.append(
         f"{'all':<10}{'':>22}{'':>9}{duration(seconds):>10}{hours:>16.2f}{file_size(disk):>9}"
     )
+    lines.append(
+        "A job's deadline, three times that and half an hour: "
+        f"activeDeadlineSeconds: {deadline(seconds)}"
+    )
     return "\n".join(lines)
+
+
+def deadline(seconds: float) -> int:
+    """Seconds after which a run with this forecast is stuck, in whole quarters of an hour."""
+    return 900 * math.ceil((DEADLINE_FACTOR * seconds + DEADLINE_START_S) / 900)
 
 
 def duration(seconds: float) -> str:

@@ -3,13 +3,15 @@
 Optimizers, workers and checkpoints are left to ``workflows/train``.
 """
 
-from .positions import DistillSettings, draw_states
+from .batch import Batch, draw_batch
+from .positions import DistillSettings
 from .step import distill_step
 from .targets import TeacherStates
 
 __all__ = [
+    "Batch",
     "DistillSettings",
     "TeacherStates",
     "distill_step",
-    "draw_states",
+    "draw_batch",
 ]

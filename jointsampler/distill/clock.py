@@ -13,14 +13,23 @@ from .targets import TeacherStates
 
 
 class Recent:
-    """Means of the metrics since the last report; a step need not have every metric."""
+    """Means over the steps since the last report; a step need not have every metric.
+
+    The parts of a step add up, and so do the means of the workers.
+    """
 
     def __init__(self) -> None:
+        self.step: dict[str, Tensor] = {}  # sums over the parts of the step that is being made
         self.values: dict[str, list[Tensor]] = {}
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
+            self.step[name] = self.step[name] + value if name in self.step else value
+
+    def end_step(self) -> None:
+        for name, value in self.step.items():
             self.values.setdefault(name, []).append(value)
+        self.step = {}
 
     def means(self) -> dict[str, float]:
         return {name: torch.stack(values).mean().item() for name, values in self.values.items()}

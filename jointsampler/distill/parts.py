@@ -17,7 +17,8 @@ from torch import Tensor
 from ..config.schema import TrainConfig
 from ..memory import BatchSize, device_memory
 from ..sampler import JointSampler
-from .positions import DistillSettings
+from .batch import Batch, shares
+from .positions import DistillSettings, rows_of
 from .step import distill_step
 from .targets import TeacherStates
 from .validate import Place, gathered
@@ -48,14 +49,11 @@ def fitting_parts(
     size = BatchSize.of(states.teacher, length, purpose, most)
     # Doubling up to ``most`` takes less than twice as many rows.
     count = most if size.size == most else 2 * most
-    rows, starts, advances = _longest(states, config.depth > 0, distill, count, place)
+    batch = _longest(states, config.depth > 0, distill, settings, count, place)
 
     def tried(part: range) -> None:
-        here = slice(part.start, part.stop)
         with precision():
-            loss, _ = distill_step(
-                states, sampler, rows[here], starts[here], advances[:, here], distill, 0
-            )
+            loss, _ = distill_step(states, sampler, batch.part(part), distill, 0)
         loss.backward()
 
     reserve = _reserved(states.teacher.device, sampler)
@@ -63,23 +61,28 @@ def fitting_parts(
     del reserve
     sampler.zero_grad(set_to_none=True)
     parts = max(settings.accumulate, -(-share // size.fits))
-    parts = next(n for n in range(parts, share + 1) if share % n == 0)
     return max(gathered(parts, place.world))
 
 
 def _longest(
-    states: TeacherStates, hybrid: bool, distill: DistillSettings, count: int, place: Place
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows [count], starts [count], advances [D, count]) that take as much memory as any can."""
-    prompts = states.trajectories.prompts
+    states: TeacherStates,
+    hybrid: bool,
+    distill: DistillSettings,
+    settings: TrainConfig,
+    count: int,
+    place: Place,
+) -> Batch:
+    """``count`` states that take as much memory as any of this worker's can."""
+    prompts, total = states.trajectories.prompts, settings.batch_size
     # A row whose states are kept needs no teacher pass.
     own = sorted(
-        range(place.rank, len(prompts), place.world),
+        rows_of(shares(total, place.world)[place.rank], total, len(prompts)),
         key=lambda row: (row in states.kept, -len(prompts[row])),
     )
     rows = torch.tensor([own[i % len(own)] for i in range(count)])
     depths = torch.tensor([1]) if hybrid else torch.arange(1, distill.k_max)
-    return rows, torch.zeros_like(rows), depths[:, None].expand(-1, count)
+    advances = depths[:, None].expand(-1, count)
+    return Batch.of(states.trajectories.reveals, rows, torch.zeros_like(rows), advances)
 
 
 def _reserved(device: torch.device, sampler: JointSampler) -> Tensor | None:

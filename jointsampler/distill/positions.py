@@ -87,30 +87,34 @@ def draw_depth(settings: DistillSettings, seed: int, step: int) -> int:
     return min(deepest, 1 + int(math.log(max(draw, 1e-12)) / math.log(settings.deeper)))
 
 
-def draw_jumps(settings: DistillSettings, count: int, seed: int, step: int, rank: int) -> Tensor:
+def draw_jumps(settings: DistillSettings, count: int, seed: int, step: int) -> Tensor:
     """[count] int64 in 1 .. k_max - 1: reveals from the opening to the state that a hybrid learns from.
 
     One per state, with the probabilities of :func:`depth_weights`.
     """
-    draws = rng.uniform(seed, step, rank, torch.arange(count), rng.DEPTH)
+    draws = rng.uniform(seed, step, torch.arange(count), rng.DEPTH)
     weights = depth_weights(settings, settings.k_max - 1, draws.device)
     return 1 + inverse_cdf(weights.expand(count, -1), draws)
 
 
-def draw_states(
-    reveals: Tensor, count: int, seed: int, step: int, rank: int = 0, world: int = 1
-) -> tuple[Tensor, Tensor]:
-    """(row indices [count], starts t [count]) of one worker's step, int64.
+def draw_states(reveals: Tensor, count: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """(row indices [count], starts t [count]) of a step's states, int64.
 
     reveals: [N] int64, recorded reveals of each row; t is in 0 .. reveals - 2, so
     at least one reveal follows the first of the round, and no state lies behind a
-    row's end. A worker draws among its own rows, those congruent to ``rank``
-    modulo ``world``, and so keeps no other row's states. The draw is a function of
-    (seed, step, rank): resuming needs no data position.
+    row's end. State i takes its row from the i-th of ``count`` equal parts of the
+    corpus (stratified sampling): every row has the same chance, and a worker with a
+    few of the states sees :func:`rows_of` them alone, in every step. The draw is a
+    function of (seed, step, i): resuming needs no data position, and no state depends
+    on the number of workers.
     """
-    n_rows = len(reveals)
-    draw = torch.arange(count) * world + rank
-    own = (n_rows - rank + world - 1) // world
-    pick = (rng.uniform(seed, step, draw, rng.ROW) * own).long()
-    rows, uniform = rank + world * pick, rng.uniform(seed, step, draw, rng.START)
+    state = torch.arange(count)
+    place = (state + rng.uniform(seed, step, state, rng.ROW)) * (len(reveals) / count)
+    rows = place.long().clamp_max(len(reveals) - 1)
+    uniform = rng.uniform(seed, step, state, rng.START)
     return rows, (uniform * (reveals[rows] - 1).clamp_min(1)).long()
+
+
+def rows_of(states: range, count: int, n_rows: int) -> range:
+    """The rows from which :func:`draw_states` takes ``states`` of ``count``, of a corpus of ``n_rows``."""
+    return range(states.start * n_rows // count, -(-states.stop * n_rows // count))

@@ -19,8 +19,9 @@ from ..sampler import JointSampler, at_columns
 from ..sampler.estimator import estimate_loss
 from ..updates import Opening, Reveal, Trained, foresee
 from ..updates.hybrid import carried
+from .batch import Batch
 from .objective import losses
-from .positions import DistillSettings, depth_weights, draw_depth, draw_jumps
+from .positions import DistillSettings, depth_weights
 from .targets import Targets, TeacherStates
 
 
@@ -33,26 +34,24 @@ class DepthLoss:
 def distill_step(
     states: TeacherStates,
     sampler: JointSampler,
-    index: Tensor,
-    starts: Tensor,
-    advances: Tensor,
+    batch: Batch,
     settings: DistillSettings,
     seed: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss, metrics) of the trajectories ``index`` [B] cut at ``starts`` [B].
+    """(loss, metrics) of a batch, or of a part of one: those of its parts sum to the batch's.
 
     ``sampler``: the module or an engine around it; ``states``: those of the teacher
-    with the layers that the sampler reads; ``advances``: those of :func:`draw_advances`.
+    with the layers that the sampler reads.
     Metrics are detached scalars: the weighted forward KL of each pass, "kl_d1" and
     so on for the paper's form, in nats per position, their weighted mean "loss", and
     "estimate_loss". The estimator learns from the KL at the position revealed
     next, without a gradient into the sampler.
     """
     module: JointSampler = getattr(sampler, "module", sampler)
-    targets = states.targets(index, starts, advances, settings, seed)
+    targets = states.targets(batch.index, batch.starts, batch.advances, settings, seed)
     passes = _jump if module.config.depth else _unroll
     made = [
-        _score(states, module, targets, d, advances[d], here)
+        _score(states, module, targets, d, batch, here)
         for d, here in enumerate(passes(states, sampler, targets))
     ]
     weights = depth_weights(settings, len(made), targets.at.device)
@@ -63,15 +62,6 @@ def distill_step(
     if len(made) > 1:
         metrics |= {f"kl_d{d}": depth.kl.detach() for d, depth in enumerate(made, start=1)}
     return loss + off, metrics
-
-
-def draw_advances(
-    sampler: JointSampler, settings: DistillSettings, count: int, seed: int, step: int, rank: int
-) -> Tensor:
-    """[D, count] int64: how many reveals after its opening each state is compared with the teacher."""
-    if sampler.config.depth:
-        return draw_jumps(settings, count, seed, step, rank)[None]
-    return torch.arange(1, draw_depth(settings, seed, step) + 1)[:, None].expand(-1, count)
 
 
 def _unroll(states: TeacherStates, sampler: JointSampler, targets: Targets) -> Iterator[Tensor]:
@@ -106,15 +96,13 @@ def _score(
     module: JointSampler,
     targets: Targets,
     d: int,
-    advance: Tensor,
+    batch: Batch,
     here: Tensor,
 ) -> DepthLoss:
-    """The loss of the sampler's states ``here`` [B, C, H], ``advance`` [B] reveals after the opening."""
+    """The loss of the sampler's states ``here`` [B, C, H], ``advances[d]`` reveals after the opening."""
     teacher, paths, at, where = states.teacher, targets.paths, targets.at[d + 1], targets.where[d]
     nats = losses(teacher, targets.truth[d], here.flatten(0, 1)).view_as(where.weight)
-    advance = advance.to(at)
-    alive = (targets.at[0] + advance <= paths.reveals - 1).float()  # else the path ended before
-    alive = alive / alive.sum().clamp_min(1)
+    advance, weights = batch.advances[d].to(at), batch.weights[d].to(nats)
     each = torch.arange(len(at), device=at.device)
     position = paths.start + where.positions[:, 0]  # the first loss position is revealed next
     revealed = paths.start + paths.order[each, (at - 1).clamp_min(0)]
@@ -124,4 +112,4 @@ def _score(
             teacher, here[:, 0].detach(), opening, paths.state(at), position, revealed, advance
         )
     off = estimate_loss(module.estimator.log_nats(seen), nats[:, 0].detach())
-    return DepthLoss(((nats * where.weight).sum(1) * alive).sum(), (off * alive).sum())
+    return DepthLoss(((nats * where.weight).sum(1) * weights).sum(), (off * weights).sum())

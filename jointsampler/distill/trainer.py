@@ -18,11 +18,12 @@ from torch import Tensor
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..sampler import JointSampler
+from .batch import draw_batch
 from .clock import Clock, Recent
-from .positions import DistillSettings, draw_states
-from .step import distill_step, draw_advances
+from .positions import DistillSettings
+from .step import distill_step
 from .targets import TeacherStates
-from .validate import Validator
+from .validate import Validator, gathered
 
 Weights = dict[str, Tensor]
 Metrics = dict[str, float]
@@ -38,9 +39,11 @@ class Engine(Protocol):
     def precision(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
 
-    def backward(self, loss: Tensor) -> None: ...
+    def backward(self, loss: Tensor) -> None:
+        """Differentiate; gradients are averaged over the parts of a step and over the workers."""
 
-    def step(self) -> None: ...
+    def step(self) -> None:
+        """Count a part; the last part of a step moves the weights."""
 
     def weights(self) -> Weights:
         """A copy of all weights on the CPU; every worker calls it at the same time."""
@@ -133,21 +136,31 @@ class Trainer:
                 emit({**metrics, "step": self.state.step}, due)
 
     def make_step(self) -> None:
-        """One optimizer step on states drawn for this worker."""
-        settings, step, place = self.settings, self.state.step, self.place
-        count = settings.batch_size // place.world
-        index, starts = draw_states(self.reveals, count, self.seed, step, place.rank, place.world)
-        advances = draw_advances(self.sampler, self.distill, count, self.seed, step, place.rank)
-        parts = settings.accumulate
-        drawn = index.chunk(parts), starts.chunk(parts), advances.chunk(parts, dim=1)
-        for rows, at, later in zip(*drawn, strict=True):
+        """One optimizer step; this worker computes its share of the states.
+
+        The states and their weights do not depend on the workers. The engine takes means,
+        so a loss enters times the number of terms: the mean then is the sum over the
+        batch, however unevenly it is shared.
+        """
+        settings, place = self.settings, self.place
+        batch = draw_batch(
+            self.reveals,
+            self.sampler.config.depth > 0,
+            self.distill,
+            settings.batch_size,
+            self.seed,
+            self.state.step,
+        )
+        own = batch.divided(place.world)[place.rank]
+        for part in own.divided(settings.accumulate):
             with self.engine.precision():
                 loss, metrics = distill_step(
-                    self.states, self.engine, rows, at, later, self.distill, self.seed
+                    self.states, self.engine, part, self.distill, self.seed
                 )
-            self.engine.backward(loss)
+            self.engine.backward(loss * (settings.accumulate * place.world))
             self.engine.step()
             self.recent.add(metrics)
+        self.recent.end_step()
         self.state.step += 1
 
     def _is_due(self, every: int) -> bool:
@@ -157,7 +170,9 @@ class Trainer:
         """Means since the last report and the rates, if a report is due."""
         if not self._is_due(self.settings.report_every):
             return {}
-        metrics, done = self.recent.means(), self.state.step
+        shared = gathered(self.recent.means(), self.place.world)
+        metrics = {name: sum(part[name] for part in shared) for name in shared[0]}
+        done = self.state.step
         if not math.isfinite(metrics["loss"]):
             raise self._diverged(f"the loss is {metrics['loss']} at step {done}")
         metrics |= self.clock.read(self.settings.batch_size, done, self.settings.steps)

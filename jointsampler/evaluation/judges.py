@@ -59,7 +59,7 @@ def fetch_smollm2() -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The first process of a node makes it, and the others wait.
-    with FileLock(folder.with_suffix(".lock")):
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not (folder / "config.json").is_file():
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 gguf = _download_smollm2(Path(scratch))

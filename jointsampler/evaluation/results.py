@@ -230,7 +230,7 @@ class Results(Part):
     """The measurements of one teacher's methods, and the conditions under which they were made."""
 
     schema_version: int = 3
-    """Of this form. Version 2 had no breakdowns, units, differences, curves and diversity."""
+    """Of this form. Version 2 had the stages' times, and no units, breakdowns, differences and curves."""
     config: dict[str, Any]
     """All settings of the run, or the protocol of the comparison."""
     versions: dict[str, str]

@@ -1,32 +1,19 @@
-"""Two runs compared: every figure of the settings that both have, and what the noise allows to say."""
+"""Runs compared: every figure of the settings that both have, and what the noise allows to say.
+
+The interval of a difference takes the two runs as independent. Runs that share
+seeds are usually positively correlated, so it is then too wide rather than too narrow.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..evaluation.results import MethodResult
-from ..evaluation.stats import Interval
+from ..evaluation.stats import Interval, difference_of
 from .charts import interval_text, number_text
 from .record import Run
 from .tables import METRICS, Metric
-
-
-def difference(a: Interval, b: Interval) -> Interval | None:
-    """b - a with its 95 % interval; None where either has no interval.
-
-    The interval follows from those of a and b by the method of variance estimates
-    recovery (Zou and Donner, Statistics in Medicine 27, 2008), which takes the two
-    as independent. Runs that share seeds are usually positively correlated, so the
-    interval is then too wide rather than too narrow.
-    """
-    if None in (a.low, a.high, b.low, b.high):
-        return None
-    value = b.value - a.value
-    below = math.hypot(b.value - b.low, a.high - a.value)
-    above = math.hypot(b.high - b.value, a.value - a.low)
-    return Interval(value=value, low=value - below, high=value + above, n=min(a.n, b.n))
 
 
 @dataclass(frozen=True)
@@ -85,10 +72,9 @@ def _judged(metric: Metric, a: Interval | float, b: Interval | float | None) -> 
         return Difference("–", "not measured", "unknown")
     if not isinstance(a, Interval) or not isinstance(b, Interval):
         return Difference(number_text(b - a, metric.digits, "+"), "no interval", "unknown")
-    found = difference(a, b)
-    if found is None:
-        known = number_text(b.value - a.value, metric.digits, "+")
-        return Difference(known, "no interval", "unknown")
+    found = difference_of(b, a)
+    if found.low is None or found.high is None:
+        return Difference(number_text(found.value, metric.digits, "+"), "no interval", "unknown")
     if a == b and not a.n:  # exact by construction
         return Difference("0", "equal", "equal")
     text = interval_text(found, metric.digits, "+")

@@ -151,15 +151,22 @@ def curve_figures(runs: Sequence[Run]) -> list[charts.Figure]:
 
 
 def step_lanes(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The step-through's data: of each method its name and the records of its samples."""
-    return [
-        {
-            "name": charts.named(run, column, len(runs) > 1),
-            "rows": [record.model_dump() for record in records],
-        }
+    """The step-through's data: of each method its name and the records of its samples.
+
+    The same method of several runs stands side by side.
+    """
+    lanes = [
+        (place, charts.named(run, column, len(runs) > 1), records)
         for run in runs
         if (examples := run.results.examples) is not None
-        for column, records in zip(examples.columns, examples.unmaskings, strict=False)
+        for place, (column, records) in enumerate(
+            zip(examples.columns, examples.unmaskings, strict=False)
+        )
+    ]
+    fewest = min((len(records) for _, _, records in lanes), default=0)
+    return [
+        {"name": name, "rows": [record.model_dump() for record in records[:fewest]]}
+        for _, name, records in sorted(lanes, key=lambda lane: lane[0])
     ]
 
 

@@ -54,6 +54,8 @@ METRICS = (
     # Below the value of sequential samples it is not better, because repetition is fluent too.
     Metric("NLL", lambda row: row.nll),
     Metric("MAUVE", lambda row: row.mauve, "more"),
+    Metric("distinct 2-grams", lambda row: row.distinct.get(2)),
+    Metric("self-BLEU", lambda row: row.self_bleu),
     Metric("accuracy", lambda row: row.accuracy, "more"),
     Metric("tokens per full pass", lambda row: row.tokens_per_pass, "more", 2),
     Metric("tokens per teacher row", lambda row: row.tokens_per_row, "more", 2),

@@ -9,15 +9,16 @@ import torch
 
 from jointsampler import JointSampler, Trajectories, block_kl, generate
 from jointsampler.corpus.trajectories import Paths
-from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
+from jointsampler.distill import Batch, DistillSettings, TeacherStates, distill_step, draw_batch
 from jointsampler.distill.positions import (
     depth_weights,
     draw_depth,
     draw_jumps,
+    draw_states,
     loss_positions,
+    rows_of,
     state_keys,
 )
-from jointsampler.distill.step import draw_advances
 from jointsampler.divergence import forward_kl
 from jointsampler.sampler.estimator import Foresight, KLEstimator, estimate_loss
 from tests.support.analytic import OracleSampler, shuffle_teacher, skewed_teacher
@@ -25,8 +26,10 @@ from tests.support.analytic import OracleSampler, shuffle_teacher, skewed_teache
 
 def step(states, sampler, index, starts, settings, seed=0, number=0):
     """A distillation step with the advances that a training would draw for it."""
-    advances = draw_advances(sampler, settings, len(index), seed, number, 0)
-    return distill_step(states, sampler, index, starts, advances, settings, seed)
+    reveals, hybrid = states.trajectories.reveals, sampler.config.depth > 0
+    advances = draw_batch(reveals, hybrid, settings, len(index), seed, number).advances
+    batch = Batch.of(reveals, index, starts, advances)
+    return distill_step(states, sampler, batch, settings, seed)
 
 
 @pytest.fixture(scope="module")
@@ -124,27 +127,25 @@ def test_draws_of_a_step_are_pure_and_cover_rows_and_starts():
     assert sorted(rows.unique().tolist()) == list(range(10))
     assert sorted(starts.unique().tolist()) == list(range(7))
     for other in (dict(seed=3, step=6), dict(seed=4, step=5)):
-        assert not torch.equal(rows, draw_states(reveals, 4000, **other)[0])
+        assert not torch.equal(starts, draw_states(reveals, 4000, **other)[1])
+        few = draw_states(reveals, 5, **other)[0]
+        assert not torch.equal(few, draw_states(reveals, 5, seed=3, step=5)[0])
 
 
-def test_draws_are_a_function_of_seed_step_and_rank_alone():
-    """A worker's draw depends on no other, and on no earlier step."""
-    reveals = torch.randint(2, 9, (11,), generator=torch.Generator().manual_seed(0))
-    asked = [(seed, step, rank) for seed in (0, 1) for step in (0, 7) for rank in range(3)]
-    drawn = {key: draw_states(reveals, 64, *key, world=3) for key in asked}
-    for key in reversed(asked):
-        rows, starts = draw_states(reveals, 64, *key, world=3)
-        assert torch.equal(rows, drawn[key][0]) and torch.equal(starts, drawn[key][1])
-    some = [tuple(torch.cat(pair).tolist()) for pair in drawn.values()]
-    assert len(set(some)) == len(asked)
+def test_each_state_takes_its_row_from_its_own_part_of_the_corpus_and_no_row_is_preferred():
+    reveals, steps = torch.full((10,), 8), 3000
+    drawn = torch.stack([draw_states(reveals, 4, 1, step)[0] for step in range(steps)])
+    for state in range(4):
+        own = rows_of(range(state, state + 1), 4, 10)
+        assert sorted(drawn[:, state].unique().tolist()) == list(own)
+    assert [rows_of(range(i, i + 1), 4, 10) for i in (0, 1)] == [range(3), range(2, 5)]
+    share = drawn.flatten().bincount(minlength=10) / drawn.numel()
+    assert torch.allclose(share, torch.tensor(0.1), atol=0.012)  # four standard errors
 
 
-def test_workers_draw_among_their_own_rows_and_together_cover_all():
-    reveals = torch.full((11,), 8)
-    seen = [draw_states(reveals, 500, 3, 5, rank, 3)[0].unique().tolist() for rank in range(3)]
-    assert seen == [list(range(rank, 11, 3)) for rank in range(3)]
-    a, b = (draw_states(torch.full((12,), 8), 50, 3, 5, rank, 2) for rank in range(2))
-    assert not torch.equal(a[1], b[1])
+def test_a_corpus_with_fewer_rows_than_states_still_gives_every_state_one():
+    rows, _ = draw_states(torch.full((3,), 8), 64, seed=0, step=0)
+    assert rows.bincount().tolist() == pytest.approx([64 / 3] * 3, abs=1)
 
 
 def test_no_state_behind_a_rows_end_is_drawn():
@@ -166,21 +167,20 @@ def test_the_depth_of_a_step_is_pure_and_deeper_is_rarer():
 
 def test_a_hybrid_draws_one_jump_per_state_with_the_weights_that_the_paper_gives_the_depths():
     settings, count = DistillSettings(k_max=5), 20_000
-    jumps = draw_jumps(settings, count, seed=3, step=2, rank=0)
+    jumps = draw_jumps(settings, count, seed=3, step=2)
     share = jumps.bincount(minlength=5)[1:] / count
     weights = depth_weights(settings, 4, torch.device("cpu"))
     assert torch.allclose(share, weights, atol=0.015)  # four standard errors
-    assert torch.equal(jumps, draw_jumps(settings, count, 3, 2, 0))
-    for other in ((4, 2, 0), (3, 1, 0), (3, 2, 1)):
+    assert torch.equal(jumps, draw_jumps(settings, count, 3, 2))
+    for other in ((4, 2), (3, 1)):
         assert not torch.equal(jumps, draw_jumps(settings, count, *other))
 
 
-def test_the_papers_form_advances_once_per_depth_and_a_hybrid_once_per_state(
-    trained_like, hybrid_like
-):
-    settings = DistillSettings(k_max=4)
-    assert draw_advances(trained_like, settings, 3, 0, 0, 0).tolist() == [[1] * 3, [2] * 3, [3] * 3]
-    (jumps,) = draw_advances(hybrid_like, settings, 50, 0, 0, 0)
+def test_the_papers_form_advances_once_per_depth_and_a_hybrid_once_per_state():
+    settings, reveals = DistillSettings(k_max=4), torch.full((9,), 8)
+    paper = draw_batch(reveals, False, settings, 3, 0, 0)
+    assert paper.advances.tolist() == [[1] * 3, [2] * 3, [3] * 3]
+    (jumps,) = draw_batch(reveals, True, settings, 50, 0, 0).advances
     assert set(jumps.tolist()) == {1, 2, 3}
 
 

@@ -55,7 +55,7 @@ def rows(tiny):
     return Trajectories.from_generation(out, 2, tiny)
 
 
-def trainer(tiny, rows, state=None, engine=None, depth=0, **settings) -> Trainer:
+def trainer(tiny, rows, state=None, engine=None, depth=0, place=None, **settings) -> Trainer:
     defaults = dict(
         steps=6, batch_size=4, k_max=3, report_every=2, validate_every=3, save_every=4,
         validate_k=[2], precision="float32",
@@ -65,7 +65,9 @@ def trainer(tiny, rows, state=None, engine=None, depth=0, **settings) -> Trainer
     engine = engine or PlainEngine(sampler, parts=config.accumulate)
     states = TeacherStates(sampler.reading(tiny), rows.select(range(16)), config.cache_gib)
     states.fill(range(16))
-    validator = Validator(tiny, rows.select(range(16, 24)), config.validate_k, 1.0, "entropy")
+    validator = Validator(
+        tiny, rows.select(range(16, 24)), config.validate_k, 1.0, "entropy", place
+    )
     return Trainer(states, engine, copy.deepcopy(sampler).eval(), validator, config, 7, state)
 
 
@@ -98,12 +100,19 @@ def test_training_reduces_the_loss(tiny, rows, depth):
 
 
 def test_the_sampler_holds_the_best_weights_when_a_checkpoint_is_due(tiny, rows):
-    made = trainer(tiny, rows, engine=None, steps=4, validate_every=1, save_every=4)
-    made.engine.optimizer.param_groups[0]["lr"] = 0.5  # every step makes it worse
+    made = trainer(tiny, rows, steps=4, validate_every=1, save_every=4)
+    captured, seen = iter([0.1, 0.3, 0.2, 0.0]), []
+
+    def validator(sampler: JointSampler) -> dict[str, float]:
+        seen.append(copy.deepcopy(sampler.state_dict()))
+        return {"captured_k2": next(captured)}
+
+    made.validator = validator
     emitted(made)
-    assert made.state.best_step < 4
+    assert made.state.best_step == 2
     for name, value in made.sampler.state_dict().items():
-        assert torch.equal(value, made.state.best_weights[name])
+        assert torch.equal(value, seen[1][name])
+    assert not torch.equal(seen[1]["project.weight"], seen[3]["project.weight"])
 
 
 def test_a_validation_is_the_block_kl_of_the_held_out_rows(tiny, rows, trained_like):
@@ -141,9 +150,10 @@ def test_workers_measure_each_held_out_row_once(tiny, rows):
 
 def test_patience_ends_a_training_that_no_longer_improves(tiny, rows):
     made = trainer(tiny, rows, steps=50, validate_every=1, patience=2, report_every=50)
-    made.engine.optimizer.param_groups[0]["lr"] = 0.5
+    captured = iter([0.1, 0.2, 0.1, 0.15])
+    made.validator = lambda sampler: {"captured_k2": next(captured)}
     found = emitted(made)
-    assert made.state.waited == 2 and made.state.step == made.state.best_step + 2 < 50
+    assert (made.state.waited, made.state.best_step, made.state.step) == (2, 2, 4)
     assert found[-1][1]  # with a checkpoint
     assert emitted(trainer(tiny, rows, made.state, patience=2)) == []  # and it stays ended
 
@@ -212,3 +222,29 @@ def test_the_learning_rate_warms_up_stays_and_cools_down_to_nothing():
     assert factors[0] == pytest.approx(0.1) and factors[9] == factors[50] == 1
     assert factors[75] == pytest.approx(0.5) and factors[100] == 0
     assert learning_rate_factor(99, TrainConfig(steps=100, cooldown=0)) == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_mean_over_workers_of_uneven_shares_is_the_step_of_one_worker(
+    tiny, rows, depth, accumulate
+):
+    """Engines average over workers, so the mean of what five workers' steps do must be one worker's step."""
+
+    def moved(rank: int, world: int) -> dict[str, torch.Tensor]:
+        sampler = JointSampler.for_teacher(tiny, width=32, depth=depth, seed=1, k_max=3)
+        before = copy.deepcopy(sampler.state_dict())
+        engine = PlainEngine(sampler, accumulate, torch.optim.SGD)
+        settings = dict(batch_size=13, accumulate=accumulate, depth=depth)
+        made = trainer(tiny, rows, engine=engine, place=Place(rank, world), **settings)
+        made.make_step()
+        losses.append(made.recent.means()["loss"])
+        return {name: value - before[name] for name, value in engine.weights().items()}
+
+    losses: list[float] = []
+    alone = moved(0, 1)
+    five = [moved(rank, 5) for rank in range(5)]
+    for name, value in alone.items():
+        mean = sum(one[name] for one in five) / 5
+        torch.testing.assert_close(mean, value, rtol=1e-3, atol=1e-3 * float(value.abs().max()))
+    assert sum(losses[1:]) == pytest.approx(losses[0], rel=1e-4)

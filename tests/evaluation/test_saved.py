@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jointsampler import Refresh, block_kl, generate
 from jointsampler.evaluation.items import KLItem, SampleItem, Samples
 from jointsampler.evaluation.judges import Scores
 from jointsampler.evaluation.saved import load, load_all, name_of, save
@@ -32,12 +33,25 @@ def test_samples_come_back_with_their_scores(tmp_path):
     assert load(tmp_path, 3, DRAWN) == samples(None)
 
 
-def test_kls_come_back_by_their_keys(tmp_path):
-    made = {("joint", k, path): np.arange(6.0).reshape(2, 3) / k for k in (2, 3) for path in "ab"}
+def test_kls_come_back_by_their_keys(tmp_path, tiny):
+    rows = generate(tiny, method="sequential", num_samples=2, max_new_tokens=6, seed=1)
+    made = {
+        ("refresh", k, path): block_kl(tiny, Refresh(3), rows, k, path=path)
+        for k, path in ((2, "recorded"), (3, "own"))
+    }
+    made["marginal", 2, "own"] = block_kl(tiny, None, rows, 2, path="own")
     save(tmp_path, 0, METERED, made)
     back = load(tmp_path, 0, METERED)
     assert list(back) == list(made)
-    assert all(np.array_equal(back[key], made[key]) for key in made)
+    for key, then in made.items():
+        now = back[key]
+        for name in ("k", "marginal", "update", "captured", "rounds"):
+            assert getattr(now, name) == getattr(then, name)
+        assert np.array_equal(now.per_trajectory, then.per_trajectory, equal_nan=True)
+        for old, new in zip(then.walks, now.walks, strict=True):
+            assert (old is None) == (new is None)
+            for name, value in vars(old).items() if old else ():
+                assert np.array_equal(value, getattr(new, name), equal_nan=value.dtype.kind == "f")
 
 
 @pytest.mark.parametrize("damage", [b"", b"noise", b"[]", b'{"item": {}}', None])

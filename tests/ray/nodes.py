@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -113,11 +114,14 @@ class Head:
 
     def alive(self) -> int:
         """Nodes that the cluster counts as alive."""
-        code = "import ray; ray.init(logging_level='error'); print(sum(n['Alive'] for n in ray.nodes()))"
+        code = (
+            "import ray; ray.init(logging_level='error'); "
+            "print('alive', sum(n['Alive'] for n in ray.nodes()))"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], env=self.driver_environment, capture_output=True, text=True, check=True
         )  # fmt: skip
-        return int(done.stdout.split()[-1])
+        return int(re.search(r"^alive (\d+)$", done.stdout, re.MULTILINE)[1])  # Ray prints too
 
     def add_node(self, cpus: int, **environment: str) -> subprocess.Popen:
         """A node whose processes, the workers among them, have ``environment`` too."""

@@ -13,19 +13,6 @@ from jointsampler import JointSampler, Refresh, block_kl, load_teacher
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.evaluation.results import read_results
 from jointsampler.report.record import read_run
-from tests.ray.jobs import submit
-
-
-@pytest.fixture(scope="module")
-def two_runs(head, judge_folder, tmp_path_factory):
-    """Two submitted jobs that share one MLflow: 2 teachers, then 1 teacher and another seed of training."""
-    base = tmp_path_factory.mktemp("runs")
-    uri = f"run.mlflow_uri=sqlite:///{base / 'mlflow.db'}"
-    judge = f"evaluate.judge={judge_folder}"
-    first = submit(head, base / "a", uri, judge, "corpus.actors=2", "train.workers=2")
-    submit(head, base / "b", uri, judge, "corpus.actors=1", "train.workers=1", "train.zero_stage=2")
-    again = submit(head, base / "a", uri, judge, "corpus.actors=2", "train.workers=2")
-    return base, first, again
 
 
 def test_a_submitted_job_leaves_everything_under_out(two_runs):

@@ -93,14 +93,14 @@ def test_a_killed_worker_costs_the_steps_since_the_last_counted_checkpoint(
     assert distance(weights(out), weights(other)) < 1e-3
 
 
-def test_a_run_goes_on_with_another_number_of_workers_and_says_what_it_lost(head: Head, out: Path):
+def test_a_run_goes_on_with_another_number_of_workers_and_says_so(head: Head, out: Path):
     driver = start(head, "train", out, *TRAIN, "train.workers=2")
     wait_until(lambda: len(saved(out)) >= 2, 120, "two checkpoints")
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     wait_until(lambda: not head.workers("RayTrainWorker"), 60, "its workers end")
     log = finish(start(head, "train", out, *TRAIN, "train.workers=1"), out, "train")
-    assert "on 1 workers, with a fresh optimizer" in log
+    assert "on 1 workers" in log and "fresh optimizer" not in log
     assert results(out)["step"] == 240
 
 

@@ -10,7 +10,7 @@ from jointsampler import UserError
 from jointsampler.cli import main
 from jointsampler.evaluation.results import write_results
 from jointsampler.evaluation.stats import Interval
-from jointsampler.report.differences import comparisons, difference, settings_that_differ
+from jointsampler.report.differences import comparisons, settings_that_differ
 from jointsampler.report.page import write_comparison
 from jointsampler.report.record import (
     Run,
@@ -21,10 +21,6 @@ from jointsampler.report.record import (
     write_record,
 )
 from tests.report.test_report import around, made, run_of, words
-
-
-def interval(value: float, half: float, n: int = 10) -> Interval:
-    return Interval(value=value, low=value - half, high=value + half, n=n)
 
 
 def moved(**values: float) -> Run:
@@ -41,20 +37,7 @@ def joint(runs: list[Run]) -> dict[str, tuple]:
     return {name: (values, rest) for name, values, (rest, *_) in found.rows}
 
 
-def test_the_interval_of_a_difference_adds_the_squares_of_the_halves():
-    found = difference(interval(1.0, 0.3, n=8), interval(1.7, 0.4))
-    assert (found.low, found.value, found.high) == pytest.approx((0.2, 0.7, 1.2))
-    assert found.n == 8
-
-
-def test_lopsided_intervals_meet_on_the_sides_that_face_each_other():
-    a = Interval(value=0.0, low=0.0, high=3.0, n=5)
-    b = Interval(value=10.0, low=6.0, high=10.0, n=5)
-    assert (difference(a, b).low, difference(a, b).high) == pytest.approx((5.0, 10.0))
-
-
 def test_without_both_intervals_there_is_no_verdict():
-    assert difference(interval(1, 0.1), Interval(value=1, n=1)) is None
     rows = joint([run_of(made(judge=True)), moved(tokens_per_second=18.0)])
     values, found = rows["tokens/s"]
     assert values == ["9", "18"] and (found.text, found.verdict) == ("+9", "no interval")

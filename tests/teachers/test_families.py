@@ -22,8 +22,7 @@ from jointsampler import (
     generate,
     load_teacher,
 )
-from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_states
-from jointsampler.distill.step import draw_advances
+from jointsampler.distill import DistillSettings, TeacherStates, distill_step, draw_batch
 from tests.support import checkpoints, masked_lms, reference
 
 FAMILIES = {
@@ -200,12 +199,11 @@ def test_a_bfloat16_teacher_works_with_a_float32_sampler(made, name, depth):
     truth = generate(teacher, None, method="sequential", num_samples=3, max_new_tokens=6)
     assert np.isfinite(block_kl(teacher, sampler, truth, k=2).marginal.value)
     rows = Trajectories.from_generation(truth, 0, teacher)
-    index, starts = draw_states(rows.reveals, 4, seed=0, step=0)
     settings = DistillSettings(k_max=3)
-    advances = draw_advances(sampler, settings, 4, 0, 0, 0)
+    batch = draw_batch(rows.reveals, depth > 0, settings, 4, seed=0, step=0)
     for cache_gib in (0.0, 1.0):
         states = TeacherStates(sampler.reading(teacher), rows, cache_gib)
-        loss, _ = distill_step(states, sampler, index, starts, advances, settings, 0)
+        loss, _ = distill_step(states, sampler, batch, settings, 0)
         loss.backward()
         assert torch.isfinite(sampler.project.weight.grad).all()
         sampler.zero_grad()

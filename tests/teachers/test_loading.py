@@ -222,3 +222,26 @@ def test_a_wrong_family_or_device_is_one_sentence(tmp_path):
         assert "no stock transformers class" in sentence(str(tmp_path), family=family)
     with pytest.raises(UserError, match="No device 'gpu'"):
         load_teacher("tiny", device="gpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("write", [checkpoints.write_dream, checkpoints.write_llada])
+def test_on_a_cpu_weights_in_their_own_dtype_stay_in_the_file_that_all_processes_share(
+    tmp_path, write
+):
+    """Of processes that load one checkpoint, each then needs no copy of its own."""
+    write(tmp_path)
+
+    def outside(dtype: str) -> list[str]:
+        teacher = load_teacher(str(tmp_path), device="cpu", dtype=dtype)
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        files = [line.split()[0].split("-") for line in lines if str(tmp_path) in line]
+        ranges = [range(*(int(bound, 16) for bound in pair)) for pair in files]
+        return [
+            name
+            for name, p in teacher.model.named_parameters()
+            if not any(p.data_ptr() in mapped for mapped in ranges)
+        ]
+
+    assert outside("float32") == []
+    assert len(outside("bfloat16")) > 20  # converted

@@ -10,31 +10,51 @@ from jointsampler.config import load_config
 from workflows import corpus
 from workflows.cluster import Pool
 from workflows.train.launch import fitting_pool, take
-from workflows.train.plan import check_elastic, plan, training_rows
+from workflows.train.plan import plan, training_rows
 
 
-@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (6, 4), (12, 8), (64, 32)])
-def test_training_takes_as_many_workers_as_divide_the_batch(cpus, workers):
-    settings = load_config(None, ["train.batch_size=32"]).train
-    assert fitting_pool(Pool(cpus, 0, 1), settings).size == workers
+@pytest.mark.parametrize("devices", range(1, 17))
+def test_training_takes_every_device_whether_or_not_their_number_divides_the_batch(devices):
+    """Six GPUs with a batch of 64 are six workers."""
+    settings = load_config(None, ["train.batch_size=64"]).train
+    assert fitting_pool(Pool(devices, 0, 1), settings).size == devices
 
 
-def test_a_named_number_of_workers_that_does_not_fit_is_refused():
-    settings = load_config(None, ["train.batch_size=32", "train.workers=6"]).train
-    with pytest.raises(
-        UserError, match=r"train\.batch_size=32 is not a multiple of train\.workers=6"
-    ):
-        fitting_pool(Pool(6, 0, 1), settings)
+def test_no_worker_is_left_without_a_state_for_each_of_its_parts():
+    settings = load_config(None, ["train.batch_size=32", "train.accumulate=3"]).train
+    assert fitting_pool(Pool(64, 0, 1), settings).size == 10
 
 
-def test_every_number_of_workers_that_may_come_about_divides_the_batch_or_is_refused():
-    elastic = ["train.min_workers=2", "train.workers=4"]
-    check_elastic(load_config(None, [*elastic, "train.batch_size=24"]).train)
-    for wrong in ("train.batch_size=32", "train.accumulate=4", "train.workers=5"):
-        with pytest.raises(UserError, match=r"must divide among any number of workers"):
-            check_elastic(load_config(None, [*elastic, "train.batch_size=24", wrong]).train)
-    with pytest.raises(UserError, match=r"needs train\.workers"):
-        check_elastic(load_config(None, ["train.min_workers=1"]).train)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["workers=6", "batch_size=5"],
+            r"train\.workers=6 with .* needs at least 6 states per step",
+        ),
+        (
+            ["workers=6", "accumulate=6"],
+            r"needs at least 36 states per step, not train\.batch_size=32",
+        ),
+        (["accumulate=33"], r"^train\.accumulate=33 needs at least 33 states per step"),
+        (["min_workers=1"], r"train\.min_workers=1 needs train\.workers"),
+        (["min_workers=3", "workers=2"], "at least as many, not 2"),
+        (
+            ["min_workers=2", "workers=4", "optimizer=adamw", "zero_stage=3"],
+            r"train\.min_workers lets the number of workers change",
+        ),
+        (["zero_stage=3"], r"train\.optimizer=muon needs whole matrices"),
+    ],
+)
+def test_what_the_workers_could_not_do_is_refused_in_planning(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        plan(load_config(None, [f"train.{override}" for override in overrides]), tmp_path)
+
+
+@pytest.mark.parametrize("most", range(2, 17))
+def test_any_number_of_workers_between_the_fewest_and_the_most_is_planned(tmp_path, most):
+    elastic = [f"train.workers={most}", "train.min_workers=2", "train.batch_size=64"]
+    assert plan(load_config(None, [*elastic, "train.accumulate=2"]), tmp_path)
 
 
 def test_a_round_trains_on_the_rows_it_names_and_on_none_that_the_corpus_lacks():

@@ -119,7 +119,7 @@ def test_processes_that_need_the_default_judge_make_it_once(tmp_path, monkeypatc
 
     monkeypatch.setattr(judges, "FileLock", Noticed)
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("it was fetched again"))
-    with FileLock(folder.with_suffix(".lock")):  # the first process, at work
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # the first process, at work
         second = threading.Thread(target=lambda: found.append(judges.fetch_smollm2()))
         second.start()
         assert waits.wait(60)

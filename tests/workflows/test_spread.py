@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 
 import pytest
+import ray
+from ray.data._internal.execution.no_progress_guard import NoProgressGuard
+from ray.data.exceptions import ExecutionTimeoutError
 
 from jointsampler import UserError
-from workflows.spread import is_final, ticking
+from workflows.spread import is_final, set_up_data, ticking
 
 
 def test_it_ticks_while_no_row_comes_and_gives_every_row_once():
@@ -53,3 +56,20 @@ def test_what_the_user_has_to_mend_is_final_and_what_a_device_did_is_not():
     assert is_final(caused(UserError("shard 3"), UserError("does not fit")))
     assert not is_final(caused(UserError("shard 3"), RuntimeError("CUDA error")))
     assert not is_final(RuntimeError("CUDA error"))
+
+
+def test_a_stage_without_progress_for_31_minutes_survives(monkeypatch):
+    """Ray Data's own guard, on a simulated clock, with its limit and with ours."""
+    context = ray.data.DataContext()
+    monkeypatch.setattr(ray.data.DataContext, "get_current", lambda: context)
+
+    def waits(minutes: float) -> None:
+        times = iter([0.0, 60 * minutes, 60 * minutes])
+        guard = NoProgressGuard({}, context.execution_no_progress_timeout_s, clock=times.__next__)
+        guard.check()
+
+    waits(29)
+    with pytest.raises(ExecutionTimeoutError):
+        waits(31)
+    set_up_data()
+    waits(31)

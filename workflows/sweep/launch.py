@@ -22,9 +22,12 @@ from jointsampler.errors import UserError
 from jointsampler.evaluation.results import SweepTable, Trial
 from jointsampler.evaluation.worth import nats_at_speed, speed_at_nats
 from workflows import cluster
-from workflows.sweep.plan import VARIANT, SweepPlan, resolved
+from workflows.sweep import room
+from workflows.sweep.need import largest_need
+from workflows.sweep.placement import Placement, place
+from workflows.sweep.plan import VARIANT, SweepPlan, count, resolved
 from workflows.tracking import Tracker, TrainReporter, child_run
-from workflows.train.launch import fit
+from workflows.train.launch import CPU_SHARE, fit
 from workflows.train.plan import TrainPlan
 
 METRIC = "objective"  # less is better
@@ -36,7 +39,8 @@ def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
     begin = time.monotonic()
     plan.folder.mkdir(exist_ok=True)
     tracker.close_trials()  # of a driver that was killed
-    grid = tuner(plan, tracker).fit()
+    placement = placement_of(plan)
+    grid = tuner(plan, tracker, placement).fit()
     tracker.close_trials([key_of(plan, result) for result in grid if result.error is not None])
     trials = finished_trials(grid)
     if not trials:
@@ -63,13 +67,44 @@ def run(plan: SweepPlan, tracker: Tracker) -> dict[str, Any]:
     }
 
 
-def tuner(plan: SweepPlan, tracker: Tracker) -> tune.Tuner:
+def placement_of(plan: SweepPlan) -> Placement:
+    """How many trials run at a time and where, said in one line."""
+    settings = plan.settings
+    on_gpu = cluster.pool(1, plan.corpus.teacher.device).gpus > 0
+    need = largest_need(plan, on_gpu)
+    made = place(
+        settings.workers,
+        count(settings),
+        room.nodes(),
+        need,
+        on_gpu=on_gpu,
+        gpu_bytes=room.gpu_bytes() if on_gpu and settings.workers == 1 else None,
+        at_once=settings.at_once,
+        cpu_share=CPU_SHARE,
+    )
+    share = f", {made.gpu_share:g} GPUs a worker" if on_gpu else ""
+    once = f" and {need.shared / 2**30:.1f} GiB of teacher once per node" if need.shared else ""
+    print(
+        f"sweep: {made.at_once} of {count(settings)} trials at a time{share}; a worker takes about "
+        f"{(need.device or need.host) / 2**30:.1f} GiB{once}",
+        flush=True,
+    )
+    return made
+
+
+def tuner(plan: SweepPlan, tracker: Tracker, placement: Placement) -> tune.Tuner:
     """A new one, or the one of a run that was cut off."""
     settings = plan.settings
     # For the driver of a trial; its workers have their own. Nodes that stay may have no CPU to give.
     resources = {cluster.DRIVERS if cluster.has(cluster.DRIVERS) else "CPU": 0.01}
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, plan=plan, uri=tracker.uri, parent=tracker.outbox.run_id),
+        tune.with_parameters(
+            run_trial,
+            plan=plan,
+            uri=tracker.uri,
+            parent=tracker.outbox.run_id,
+            gpu_share=placement.gpu_share,
+        ),
         resources,
     )
     root = storage.join(plan.corpus.storage, "tune")
@@ -82,7 +117,7 @@ def tuner(plan: SweepPlan, tracker: Tracker) -> tune.Tuner:
     return tune.Tuner(
         trainable,
         param_space=search_space(settings),
-        tune_config=tune_config(plan),
+        tune_config=tune_config(plan, placement.at_once),
         run_config=tune.RunConfig(
             name=plan.key,
             storage_path=str(root),
@@ -92,10 +127,9 @@ def tuner(plan: SweepPlan, tracker: Tracker) -> tune.Tuner:
     )
 
 
-def tune_config(plan: SweepPlan) -> tune.TuneConfig:
-    """How trials are drawn, how many run at a time, and which are stopped early."""
+def tune_config(plan: SweepPlan, at_once: int) -> tune.TuneConfig:
+    """How trials are drawn, and which are stopped early; ``at_once`` of them run at a time."""
     settings = plan.settings
-    pool = cluster.pool(0, plan.corpus.teacher.device)
     scheduler = search = None
     if settings.scheduler == "asha":
         scheduler = tune.schedulers.AsyncHyperBandScheduler(
@@ -112,8 +146,7 @@ def tune_config(plan: SweepPlan) -> tune.TuneConfig:
         metric=METRIC,
         mode="min",
         num_samples=1 if settings.search == "grid" else settings.trials,
-        max_concurrent_trials=settings.at_once
-        or max(1, pool.size // (settings.workers or pool.size)),
+        max_concurrent_trials=at_once,
         search_alg=search,
         scheduler=scheduler,
         trial_name_creator=lambda t: f"{PREFIX}{t.trial_id}",
@@ -136,7 +169,9 @@ def search_space(settings: SweepConfig) -> dict[str, Any]:
     return space
 
 
-def run_trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) -> None:
+def run_trial(
+    values: dict[str, Any], plan: SweepPlan, uri: str, parent: str, gpu_share: float
+) -> None:
     """One training, and its child run in MLflow; Tune calls it in a process of its own."""
     os.environ |= cluster.ENVIRONMENT
     training = training_of(plan, values, tune.get_context().get_trial_id())
@@ -147,7 +182,7 @@ def run_trial(values: dict[str, Any], plan: SweepPlan, uri: str, parent: str) ->
                 outbox, training.settings.steps, training.curve, name=training.folder.name
             ),
         ]
-        metrics = fit(training, reporters, plan.settings.workers)
+        metrics = fit(training, reporters, plan.settings.workers, gpu_share)
         # Reported here too, because a training that had ended before reports nothing any more.
         final = {name: v for name, v in metrics.items() if isinstance(v, int | float)}
         tune.report({**final, METRIC: objective(metrics, plan.settings, "best_"), "finished": 1})

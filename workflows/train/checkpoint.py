@@ -15,6 +15,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from jointsampler.distill.trainer import Trainer, TrainState
 from jointsampler.distill.validate import Place
 from workflows.train.engine import SamplerEngine
+from workflows.train.reshard import load_resharded
 
 ENGINE_TAG, STATE, SAMPLER_FOLDER = "engine", "state.pt", "sampler"
 
@@ -47,18 +48,27 @@ def report(metrics: dict[str, Any], **checkpoint: Any) -> None:
 def resume(engine: SamplerEngine, checkpoint: Checkpoint, place: Place) -> TrainState:
     """Load the engine and return the state, both as ``checkpoint`` holds them.
 
-    ZeRO's optimizer shards fit one number of workers only. With another number the
-    weights go on, the optimizer starts afresh, and a line on stderr says so.
+    With another number of workers ZeRO 1 and 2 cut the optimizer's state anew. ZeRO-3
+    starts it afresh, and a line on stderr says so.
     """
     with checkpoint.as_directory() as folder:
         saved = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
-        same = saved.pop("world") == place.world
-        engine.deepspeed.load_checkpoint(folder, tag=ENGINE_TAG, load_module_only=not same)
+        stage = engine.settings.zero_stage
+        same = saved.pop("world") == place.world or not stage  # without ZeRO it is whole
+        engine.deepspeed.load_checkpoint(
+            folder, tag=ENGINE_TAG, load_module_only=not same, load_optimizer_states=same
+        )
+        if not same and stage < 3:
+            load_resharded(engine.deepspeed, Path(folder) / ENGINE_TAG)
     state = TrainState(**saved)
     if not same:
         for _ in range(state.step):  # the schedule goes on where it was
             engine.deepspeed.lr_scheduler.step()
     if place.rank == 0:
-        fresh = "" if same else f" on {place.world} workers, with a fresh optimizer"
-        print(f"train: going on from step {state.step}{fresh}", file=sys.stderr, flush=True)
+        fresh = "" if same or stage < 3 else ", with a fresh optimizer"
+        print(
+            f"train: going on from step {state.step} on {place.world} workers{fresh}",
+            file=sys.stderr,
+            flush=True,
+        )
     return state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 from jointsampler import JointSampler
 from jointsampler.config import TrainConfig
 from jointsampler.distill.trainer import Weights, learning_rate_factor
+from jointsampler.errors import UserError
 
 # Without a GPU: DeepSpeed does not search for one, and Muon's small matrix products are not
 # compiled, which would take minutes.
@@ -67,6 +70,16 @@ def bf16_is_fast(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def check_compiler(settings: TrainConfig, device: torch.device) -> None:
+    """Raise UserError where Muon's steps cannot be compiled; Triton looks for the same programs."""
+    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if settings.optimizer == "muon" and device.type == "cuda" and not found:
+        raise UserError(
+            "train.optimizer=muon compiles its steps for the GPU, and this node has no C compiler: "
+            "install gcc, name one in $CC, or set train.optimizer=adamw."
+        )
+
+
 def build_optimizer(sampler: JointSampler, settings: TrainConfig) -> torch.optim.Optimizer:
     """AdamW; or Muon (DeepSpeed's, which supports ZeRO) for the matrices and Adam for the norms."""
     decay = settings.weight_decay
@@ -97,6 +110,7 @@ def build_optimizer(sampler: JointSampler, settings: TrainConfig) -> torch.optim
 def start_deepspeed(
     sampler: JointSampler, settings: TrainConfig, device: torch.device, low_precision: bool
 ) -> Any:
+    check_compiler(settings, device)
     import deepspeed  # in the workers alone: the driver does not need it, and it takes seconds
 
     if device.type == "cpu":

@@ -29,7 +29,7 @@ from workflows.train.checkpoint import SAMPLER_FOLDER
 from workflows.train.engine import CPU_ENVIRONMENT
 from workflows.train.failures import FailureCount
 from workflows.train.loop import train_loop
-from workflows.train.plan import TrainPlan
+from workflows.train.plan import TrainPlan, most_workers
 
 # CPUs per worker: less than one, because drivers of trials need a little of it. Ray divides sums
 # of it to count the workers that fit, which is exact only for a binary fraction.
@@ -55,12 +55,17 @@ def take(plan: TrainPlan) -> None:
     JointSampler.from_pretrained(plan.settings.warm_start).save_pretrained(plan.folder)
 
 
-def fit(plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int) -> dict[str, Any]:
+def fit(
+    plan: TrainPlan, callbacks: Sequence[UserCallback], workers: int, gpu_share: float = 1.0
+) -> dict[str, Any]:
     """Train to the end, from the last checkpoint if there is one; the sampler goes to the plan's folder.
 
+    gpu_share: of a GPU, for each worker, where there are GPUs.
     Returns the metrics of the last report. Raises UserError where a worker does.
     """
     pool = fitting_pool(cluster.pool(workers, plan.corpus.teacher.device), plan.settings)
+    if pool.gpus:
+        pool = dataclasses.replace(pool, gpus=gpu_share)
     try:
         result = trainer(plan, callbacks, pool).fit()
     except TrainingFailedError as error:
@@ -83,7 +88,7 @@ def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Po
             # With two numbers Ray Train takes as many as there are nodes for, and looks every minute.
             num_workers=(fewest, pool.size) if fewest else pool.size,
             use_gpu=on_gpu,
-            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": CPU_SHARE},
+            resources_per_worker={"GPU": pool.gpus} if on_gpu else {"CPU": CPU_SHARE},
         ),
         run_config=RunConfig(
             # The name is the plan's key, so the same plan goes on from its last checkpoint.
@@ -110,15 +115,5 @@ def attempt(plan: TrainPlan) -> None:
 
 
 def fitting_pool(pool: cluster.Pool, settings: TrainConfig) -> cluster.Pool:
-    """The pool with a size that divides the batch: the next smaller one, unless the user named it."""
-    if settings.workers and settings.batch_size % pool.size:
-        raise UserError(
-            f"train.batch_size={settings.batch_size} is not a multiple of train.workers={pool.size}."
-        )
-    size = next(n for n in range(pool.size, 0, -1) if settings.batch_size % n == 0)
-    if settings.batch_size // size % settings.accumulate:
-        raise UserError(
-            f"train.accumulate={settings.accumulate} does not divide a worker's share of the batch, "
-            f"train.batch_size={settings.batch_size} over {size} workers."
-        )
-    return dataclasses.replace(pool, size=size)
+    """The pool with as many workers as there are parts of a batch for, at most."""
+    return dataclasses.replace(pool, size=min(pool.size, most_workers(settings)))

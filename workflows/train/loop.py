@@ -10,6 +10,7 @@ import warnings
 from functools import partial
 from typing import Any
 
+import ray
 import ray.train
 import transformers
 
@@ -17,14 +18,16 @@ from jointsampler import JointSampler, Teacher, Trajectories
 from jointsampler.config import TrainConfig
 from jointsampler.corpus.manifest import split_corpus
 from jointsampler.distill import TeacherStates
+from jointsampler.distill.batch import shares
 from jointsampler.distill.parts import fitting_parts
+from jointsampler.distill.positions import rows_of
 from jointsampler.distill.trainer import Trainer, distill_settings
 from jointsampler.distill.validate import Place, Validator
-from jointsampler.errors import UserError
 from jointsampler.evaluation.cost import update_cost
 from workflows import teachers
 from workflows.train import checkpoint
 from workflows.train.engine import SamplerEngine, precision
+from workflows.train.gpu_share import stay_in_share
 from workflows.train.memory import check_memory, memory_in_one_sentence
 from workflows.train.plan import TrainPlan, new_sampler, training_rows
 
@@ -36,8 +39,9 @@ def train_loop(plan: TrainPlan) -> None:
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size())
     device = ray.train.torch.get_device()
+    stay_in_share(device, ray.get_runtime_context().get_assigned_resources().get("GPU", 1))
     teacher = teachers.load_same(plan.corpus.teacher, plan.corpus.fingerprint, str(device))
-    rows, held_out = read_rows(plan, teacher, place)
+    rows, held_out = read_rows(plan, teacher)
     sampler = new_sampler(plan.sampler, plan.columns, plan.settings, plan.seed, teacher)
     twin = copy.deepcopy(sampler).eval()  # outside the engine, for validations and checkpoints
     states = TeacherStates(twin.reading(teacher), rows, plan.settings.cache_gib)
@@ -96,16 +100,11 @@ def say(text: str) -> None:
     print(f"train: {text}", file=sys.stderr, flush=True)
 
 
-def read_rows(plan: TrainPlan, teacher: Teacher, place: Place) -> tuple[Trajectories, Trajectories]:
-    """(training, held-out) rows; UserError where they are another teacher's or too few."""
+def read_rows(plan: TrainPlan, teacher: Teacher) -> tuple[Trajectories, Trajectories]:
+    """(training, held-out) rows; UserError where they are another teacher's."""
     rows, held_out = split_corpus(plan.corpus.folder, verify=False)  # the corpus stage verified it
     rows.check_teacher(teacher)
-    rows = rows.select(training_rows(plan.settings, len(rows)))
-    if len(rows) < place.world:
-        raise UserError(
-            f"{len(rows)} training rows cannot be shared by {place.world} workers: set train.workers."
-        )
-    return rows, held_out
+    return rows.select(training_rows(plan.settings, len(rows))), held_out
 
 
 def keep_states(states: TeacherStates, plan: TrainPlan, place: Place, workers_here: int) -> None:
@@ -113,7 +112,8 @@ def keep_states(states: TeacherStates, plan: TrainPlan, place: Place, workers_he
     settings = plan.settings
     if not settings.cache_gib:
         return
-    own = range(place.rank, len(states.trajectories), place.world)
+    share = shares(settings.batch_size, place.world)[place.rank]
+    own = rows_of(share, settings.batch_size, len(states.trajectories))
     check_memory(states, own, settings, workers_here)
     begin = time.monotonic()
     with precision(settings, states.teacher.device):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def plan_on(corpus_plan: corpus.CorpusPlan, config: Config, folder: Path) -> Tra
     new_sampler(config.sampler, config.columns, settings, seed, teacher)
     training_rows(settings, corpus_plan.settings.rows)
     check_start(settings, teacher)
-    check_elastic(settings)
+    check_workers(settings)
     check_rounds(settings, config.corpus.max_new_tokens)
     if settings.zero_stage == 3 and settings.optimizer == "muon":
         raise UserError(
@@ -98,9 +97,21 @@ def check_start(settings: TrainConfig, teacher: Teacher) -> None:
         JointSampler.from_pretrained(settings.warm_start).check_fingerprint(teacher)
 
 
-def check_elastic(settings: TrainConfig) -> None:
-    """UserError where a number of workers that train.min_workers allows cannot share the batch equally."""
+def most_workers(settings: TrainConfig) -> int:
+    """The largest number of workers whose shares of a batch, even or not, hold a state for every part."""
+    return settings.batch_size // settings.accumulate
+
+
+def check_workers(settings: TrainConfig) -> None:
+    """UserError where a batch is too small for its parts or workers, or the workers cannot vary."""
     fewest, most = settings.min_workers, settings.workers
+    if max(most, 1) > most_workers(settings):
+        needs = f"train.workers={most} with " if most else ""
+        raise UserError(
+            f"{needs}train.accumulate={settings.accumulate} needs at least "
+            f"{max(most, 1) * settings.accumulate} states per step, not train.batch_size="
+            f"{settings.batch_size}: take a larger batch, fewer parts or fewer workers."
+        )
     if not fewest:
         return
     if most < fewest:
@@ -108,11 +119,10 @@ def check_elastic(settings: TrainConfig) -> None:
             f"train.min_workers={fewest} needs train.workers, the largest number of workers: at least as "
             f"many, not {most}."
         )
-    whole = settings.accumulate * math.lcm(*range(fewest, most + 1))
-    if settings.batch_size % whole:
+    if settings.zero_stage == 3:
         raise UserError(
-            f"train.batch_size={settings.batch_size} must divide among any number of workers from "
-            f"train.min_workers={fewest} to train.workers={most}: take a multiple of {whole}."
+            "train.min_workers lets the number of workers change, which train.zero_stage=3 would answer "
+            "with a fresh optimizer each time: set train.zero_stage to 2 or less."
         )
 
 
