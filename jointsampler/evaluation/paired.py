@@ -24,18 +24,12 @@ from ..decoding.loop import Strategy
 from ..decoding.prompts import encode_prompts
 from ..decoding.stops import FixedK
 from ..errors import UserError
-from ..tasks import TASKS, UNSEEN, examples
+from ..tasks import TASKS, TAUGHT, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate
 from .kl import walk
 from .results import Fidelity, MethodResult
 from .stats import Interval, bootstrap
-
-# What the embedded teacher has learned to answer.
-LEARNED_TASKS = (
-    *("copy", "reverse", "sort", "shuffle", "insert", "remove", "replace", "latin_square"),
-    "arithmetic",
-)
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Paired:
 
     prompts_per_task: int = 64
     max_new_tokens: int = 32
-    tasks: tuple[str, ...] = tuple(sorted(LEARNED_TASKS))
+    tasks: tuple[str, ...] = tuple(sorted(TAUGHT))
     seed: int = 99
     each_in_chunk: int = 4  # prompts of each task in a chunk, which is a batch
     alone: int = 1  # prompts of each task that are timed again, one in a batch

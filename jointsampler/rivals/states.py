@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .. import rng
 from ..decoding.canvas import left_pad
-from ..evaluation.paired import LEARNED_TASKS
-from ..tasks import TASKS, examples
+from ..tasks import TASKS, TAUGHT, examples
 from ..teachers.protocol import Teacher
 
 _BATCH = 64
@@ -42,7 +41,7 @@ class MaskedStates:
 
 @torch.inference_mode()
 def masked_states(
-    teacher: Teacher, count: int, length: int, seed: int, tasks: Sequence[str] = LEARNED_TASKS
+    teacher: Teacher, count: int, length: int, seed: int, tasks: Sequence[str] = tuple(TAUGHT)
 ) -> MaskedStates:
     """About ``count`` states, the same number of each task; one full pass each."""
     asked = [e for name in tasks for e in examples(TASKS[name], seed, -(-count // len(tasks)))]

@@ -16,7 +16,7 @@ from jointsampler.evaluation.compare import default_grid
 from jointsampler.evaluation.results import Fidelity, MethodResult, frontier, read_results
 from jointsampler.evaluation.stats import Interval
 from jointsampler.evaluation.worth import at_equal_cost
-from jointsampler.tasks import TASKS
+from jointsampler.tasks import TAUGHT
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_compare_measures_every_setting_alike_and_draws_the_frontier(
     assert [curve.label for curve in results.curves] == list(dict.fromkeys(labels))[1:]
     assert all(f"{curve.label}: AUP" in out for curve in results.curves)
     said = [d for d in results.differences if d.metric == "accuracy" and d.against == "sequential"]
-    assert len(said) == len(labels) - 1 and said[0].value.n == len(TASKS)
+    assert len(said) == len(labels) - 1 and said[0].value.n == len(TAUGHT)
     assert all(f"accuracy of {d.row} minus sequential's: {d}" in out for d in said)
     assert "| refresh, k = 2 |" in (tmp_path / "summary.md").read_text()
     written = str(tmp_path / "results.json")

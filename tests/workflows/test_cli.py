@@ -81,7 +81,8 @@ def test_every_stage_prints_its_plan_and_starts_nothing(tmp_path, capsys, stage)
     assert main(["run", stage, "--out", str(out), "--plan", *overrides]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "Forecast for 4 GPUs" in lines[0] and "nothing has been started" in lines[0]
-    assert [line.split()[0] for line in lines[2:]] == ["corpus", "train", "evaluate", "all"]
+    assert [line.split()[0] for line in lines[2:-1]] == ["corpus", "train", "evaluate", "all"]
+    assert "activeDeadlineSeconds" in lines[-1]
     assert list(out.iterdir()) == []
 
 
