@@ -19,7 +19,11 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("family", WRITERS)
+# One family by default: a minute each.
+@pytest.mark.parametrize(
+    "family",
+    ["dream", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llada", "masked_lm"))],
+)
 def test_corpus_training_and_evaluation_run_on_a_hub_layout(head, judge_folder, tmp_path, family):
     folder, out = tmp_path / "checkpoint", tmp_path / "out"
     WRITERS[family](folder)
