@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..sampler.estimator import Foresight
 from ..teachers.protocol import Teacher
 from ..updates import Opening, Reveal
@@ -96,4 +97,4 @@ class CopulaRound:
         return None
 
     def estimate(self, seen: Foresight) -> Tensor:
-        raise NotImplementedError("A copula does not estimate its error: estimates is False.")
+        raise UserError("A copula carries no estimate of its error: take another update.")
