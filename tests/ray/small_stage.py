@@ -3,8 +3,9 @@
     python -m tests.ray.small_stage MODE FOLDER
 
 MODE: "slow" items take eight seconds each; "broken" fails to load on the node that a
-process came to first, and half of the items end only after that; "poison" ends the process at item 3, and "error" raises there;
-"unset" is "slow" with Ray Data's own settings. Prints the items done, sorted, as its last line.
+process came to first, and half of the items end only after that; "poison" ends the
+process at item 3, and "error" raises there; "unset" is "slow" with Ray Data's own
+settings. Prints the items done, sorted, as its last line.
 """
 
 from __future__ import annotations
