@@ -219,6 +219,8 @@ def claim(plan: CorpusPlan) -> None:
             f"{shown(plan.folder)} holds a corpus of other settings: give another --out, or "
             "delete that folder if it is no longer wanted."
         )
+    for name in present & {PROMPTS, NAME}:  # of the other plan
+        storage.delete(storage.join(plan.folder, name))
     storage.write_json(settings, {"key": plan.key, **plan.settings.model_dump()})
 
 
@@ -238,7 +240,7 @@ def found(plan: CorpusPlan) -> Found:
         manifest = read_manifest(plan.folder)
         known, trusted = {s.name: s for s in manifest.shards}, marked(plan.folder, manifest)
     present = {plan.name(index): index for index in range(plan.shards)}
-    whole = [name for name in present if name in known and trusted.get(name) == stamps.get(name)]
+    whole = [n for n in present if n in known and trusted.get(n) == stamps.get(n, ())]
     shards = {present[name]: known[name] for name in whole}
     unread = [name for name in present if name in stamps and present[name] not in shards]
     for name, data in zip(unread, storage.read_many(plan.folder, unread), strict=True):
