@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from jointsampler.errors import UserError
 from workflows import cluster
 from workflows.train.checkpoint import SAMPLER_FOLDER
 from workflows.train.engine import CPU_ENVIRONMENT
-from workflows.train.failures import FailureCount
+from workflows.train.failures import FailureCount, leave_the_sentence_alone
 from workflows.train.loop import train_loop
 from workflows.train.plan import TrainPlan, most_workers
 
@@ -104,13 +103,11 @@ def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Po
 
 
 def attempt(plan: TrainPlan) -> None:
-    """The loop of one worker; the traceback of its error goes to the log, because Ray Train keeps none."""
+    """The loop of one worker. Ray Train logs the traceback of an error, but not of a UserError."""
     try:
         train_loop(plan)
     except UserError:
-        raise
-    except Exception:
-        traceback.print_exc()
+        leave_the_sentence_alone()
         raise
 
 
