@@ -18,7 +18,6 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jointsampler import JointSampler, storage
 from jointsampler.config import TrainConfig
@@ -65,10 +64,8 @@ def fit(
     pool = fitting_pool(cluster.pool(workers, plan.corpus.teacher.device), plan.settings)
     if pool.gpus:
         pool = dataclasses.replace(pool, gpus=gpu_share)
-    try:
+    with cluster.user_errors():
         result = trainer(plan, callbacks, pool).fit()
-    except TrainingFailedError as error:
-        raise cluster.user_error_in(error) or error from None
     if result.checkpoint is None:
         raise RuntimeError(f"Training ended without a checkpoint: {result.error}")
     with result.checkpoint.as_directory() as folder:
