@@ -48,9 +48,10 @@ def run(plan: TrainPlan, reporter: UserCallback | None) -> dict[str, Any]:
 
 def take(plan: TrainPlan) -> None:
     """Put the sampler of ``train.warm_start`` into the plan's folder as it is."""
+    sampler = JointSampler.from_pretrained(plan.settings.warm_start)  # may lie in that folder
     if plan.folder.exists():
         shutil.rmtree(plan.folder)
-    JointSampler.from_pretrained(plan.settings.warm_start).save_pretrained(plan.folder)
+    sampler.save_pretrained(plan.folder)
 
 
 def fit(
