@@ -37,6 +37,7 @@ from jointsampler.corpus.sample import RowSampler, SampleSettings
 from jointsampler.corpus.verified import marked, verify_once
 from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
+from jointsampler.decoding.prompts import longest_row
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
 from jointsampler.memory import BatchSize
@@ -193,9 +194,10 @@ class TeacherActor(Worker):
     def load(self) -> None:
         plan = self.plan
         teacher = teachers.load_same(plan.teacher, plan.fingerprint)
-        settings = plan.sampling(prompts_of(plan))
-        length, most = plan.settings.max_new_tokens, plan.settings.rows_per_file
-        self.sampler = RowSampler(teacher, settings, BatchSize.of(teacher, length, "corpus", most))
+        settings, prompts = plan.settings, prompts_of(plan)
+        length = longest_row(teacher, prompts, settings.max_new_tokens)
+        size = BatchSize.of(teacher, length, "corpus", settings.rows_per_file)
+        self.sampler = RowSampler(teacher, plan.sampling(prompts), size)
 
     def do(self, index: int) -> Done:
         shard, seconds = self.make(index)
