@@ -29,6 +29,7 @@ from jointsampler.harness.model import JointSamplerLM
 from jointsampler.harness.settings import read_settings
 from jointsampler.tuning.auto import AUTO
 from workflows import cluster
+from workflows.watch import MOST
 
 NAME = "jointsampler-ray"
 _PIECES = 8  # per actor, so that one with slower pieces holds up the others little
@@ -70,8 +71,9 @@ class FanOut(LM):
         model_args["device"] = "auto" if device in (None, "cuda:0") else device
         cluster.connect()
         pool = cluster.pool(actors, model_args["device"])
-        # A lost actor's piece is answered again by another, with the same numbers.
-        worker = ray.remote(max_restarts=-1, max_task_retries=-1, **pool.resources)(Worker)
+        # A lost actor's piece is answered again, with the same numbers; one that ends its processes
+        # ends the run.
+        worker = ray.remote(max_restarts=-1, max_task_retries=MOST, **pool.resources)(Worker)
         self.workers = [worker.remote(model_args) for _ in range(pool.size)]
         with cluster.user_errors():
             described = ray.get(self.workers[0].describe.remote())
