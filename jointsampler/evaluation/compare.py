@@ -35,7 +35,8 @@ from .judges import Judge
 from .kl import Reference, Walk, calibration
 from .measured import NATS, NATS_ON_TASKS, Metric, Units
 from .nll import generative_nll, nll_units
-from .parallelism import curves
+from .pairing import items_of, items_of_trajectories, judge_name
+from .parallelism import COLUMNS, curves
 from .results import Cost, Fidelity, MethodResult, Results, SamplerCard, TeacherCard
 from .stats import Interval, bootstrap
 
@@ -177,10 +178,24 @@ class Comparison:
             judge="none" if self.judge is None else self.judge.name,
             costs={name: Cost(**cost.as_dict()) for name, cost in self._costs.items()},
             methods=list(rows),
+            items=self._items(),
             differences=differences(rows),
             curves=curves(rows),
             calibration=self._calibration(),
         )
+
+    def _items(self) -> dict[Metric, str]:
+        """What says which prompts, seeds and trajectories the units are."""
+        protocol = self.protocol
+        drawn = (self.teacher.fingerprint, protocol.max_new_tokens, protocol.order, protocol.seed)
+        found: dict[Metric, str] = dict.fromkeys(COLUMNS, items_of(*drawn, self.prompts))
+        if self.judge is not None:
+            found["nll"] = items_of(*drawn, protocol.samples, judge_name(self.judge.name))
+        for kind, metrics in (("text", NATS.values()), ("tasks", [NATS_ON_TASKS])):
+            if (reference := self._references.get(kind)) is not None:
+                items = items_of_trajectories(reference.trajectories, protocol.order, 1.0)
+                found |= dict.fromkeys(metrics, items)
+        return found
 
     def _samples(self, setting: Setting, prompts: list[str] | None) -> Generation | None:
         if prompts is not None and not prompts:
