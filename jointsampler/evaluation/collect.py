@@ -53,7 +53,8 @@ class Collected:
         kmeans_seeds: int = 5,
     ) -> list[MethodResult]:
         """One result per pair; NLL and MAUVE where a judge scored the samples."""
-        return [self._result(pair, costs.get(update_name(pair[0])), kmeans_seeds) for pair in pairs]
+        known = {"none": None, **costs}
+        return [self._result(pair, known[update_name(pair[0])], kmeans_seeds) for pair in pairs]
 
     def examples(self, pairs: Sequence[tuple[str, int]], shown: int) -> Examples:
         """The first ``shown`` samples of every method; the methods share their seeds."""
