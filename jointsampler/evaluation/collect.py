@@ -25,9 +25,13 @@ Done = Iterable[tuple[Item, Samples | KLs]]
 
 
 class Collected:
-    """The items' results, sorted: samples by (method, k) and generation seed, KLs by key."""
+    """The items' results, sorted: samples by (method, k) and generation seed, KLs by key.
 
-    def __init__(self, done: Done):
+    ``prompts``: how many prompts the samples take in turn; None where they have none.
+    """
+
+    def __init__(self, done: Done, prompts: int | None = None):
+        self.prompts = prompts
         self.samples: dict[tuple[str, int], dict[int, list[Samples]]] = defaultdict(
             lambda: defaultdict(list)
         )
@@ -49,7 +53,8 @@ class Collected:
         kmeans_seeds: int = 5,
     ) -> list[MethodResult]:
         """One result per pair; NLL and MAUVE where a judge scored the samples."""
-        return [self._result(pair, costs.get(update_name(pair[0])), kmeans_seeds) for pair in pairs]
+        known = {"none": None, **costs}
+        return [self._result(pair, known[update_name(pair[0])], kmeans_seeds) for pair in pairs]
 
     def examples(self, pairs: Sequence[tuple[str, int]], shown: int) -> Examples:
         """The first ``shown`` samples of every method; the methods share their seeds."""
@@ -74,7 +79,7 @@ class Collected:
         )
         ends = np.sum([part.round_ends for part in every], axis=0)
         distinct, self_bleu = diversity([[t for p in parts for t in p.texts] for parts in groups])
-        scores = self._scores(every)
+        scores, prompts = self._scores(every), self._prompts(groups)
         kl, units = self._fidelity(method, k)
         return MethodResult(
             method=method,
@@ -82,7 +87,7 @@ class Collected:
             setting={} if pair == SEQUENTIAL else {"k": k},
             samples=samples,
             kl=kl,
-            nll=None if scores is None else generative_nll(scores),
+            nll=None if scores is None else generative_nll(scores, prompts),
             mauve=self._mauve(pair, kmeans_seeds),
             distinct=distinct,
             self_bleu=self_bleu,
@@ -96,7 +101,7 @@ class Collected:
             else cost.tokens_per_cost(tokens, rows, updates),
             tokens_per_second=tokens / seconds,
             round_ends=tuple(ends / ends.sum()) if ends.any() else None,
-            units=units | ({} if scores is None else {"nll": nll_units(scores)}),
+            units=units | ({} if scores is None else {"nll": nll_units(scores, prompts)}),
         )
 
     def _fidelity(self, method: str, k: int) -> tuple[dict[str, Fidelity], dict[Metric, Units]]:
@@ -110,16 +115,16 @@ class Collected:
             if other_k != k or path in found or method not in (other, "marginal"):
                 continue
             base, own = meter.walks
-            nats, captured, column = meter.update, meter.captured, 1
+            nats, captured, columns = meter.update, meter.captured, [1, 3]
             if method == "marginal":
-                nats, captured, column, own = meter.marginal, None, 0, base
+                nats, captured, columns, own = meter.marginal, None, [0, 2], base
             found[path] = Fidelity(
                 nats_per_token=nats.scaled(1 / k),
                 nats_per_round=nats,
                 captured=captured,
                 breakdown=breakdown(own, None if own is base else base),
             )
-            units[NATS[path]] = as_units(meter.per_trajectory[:, [column, 2]] * [1, k])
+            units[NATS[path]] = as_units(meter.per_trajectory[:, columns] * [1, k])
         return found, units
 
     def _scores(self, every: Sequence[Samples]) -> Scores | None:
@@ -129,6 +134,13 @@ class Collected:
             return None
         joined = [np.concatenate([getattr(s, name) for s in scores]) for name in ("nll", "tokens")]
         return Scores(*joined, features=np.empty(0))
+
+    def _prompts(self, groups: Sequence[Sequence[Samples]]) -> np.ndarray | None:
+        """[n] int64: the number of every sample's prompt."""
+        if self.prompts is None:
+            return None
+        counts = [sum(len(part.texts) for part in parts) for parts in groups]
+        return np.concatenate([np.arange(count) % self.prompts for count in counts])
 
     def _mauve(self, pair: tuple[str, int], kmeans_seeds: int) -> Interval | None:
         reference, own = self._features(REFERENCE), self._features(pair)

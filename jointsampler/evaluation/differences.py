@@ -2,13 +2,13 @@
 
 A row keeps its metrics unit by unit (``measured.Units``), so any two rows of one
 file can be compared. A difference whose interval holds 0 is printed as none, with
-the number of units that did not suffice.
+the number of units that did not suffice. Rows of two files are left to ``pairing.py``.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import numpy as np
@@ -38,25 +38,31 @@ def difference(a: MethodResult, b: MethodResult, metric: Metric) -> Difference |
     """``metric`` of row ``a`` minus that of ``b``; None where one has no units or their n differs."""
     if metric not in a.units or metric not in b.units:
         return None
-    mine, theirs = columns_of(a.units[metric]), columns_of(b.units[metric])
-    if len(mine) != len(theirs):
+    units = a.units[metric], b.units[metric]
+    if len(units[0].over) != len(units[1].over):
         return None
-    found = bootstrap(
-        lambda mean: ratio(mean) - ratio(mean[..., 2:]), np.concatenate([mine, theirs], axis=1)
-    )
-    if len(mine) < 2:
-        found = Interval(value=found.value, n=found.n)
+    found = paired(units, lambda ratios: ratios[..., 0] - ratios[..., 1])
     return Difference(metric=metric, row=a.title, against=b.title, value=found)
+
+
+def paired(units: Sequence[Units], statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
+    """The interval of a statistic of m ratios over the same n units, resampled together.
+
+    ``statistic`` maps the ratios [..., m], one for each entry of ``units``, to [...].
+    """
+    columns = np.concatenate([columns_of(each) for each in units], axis=1)  # [n, 2 m]
+
+    def of_means(means: np.ndarray) -> np.ndarray:
+        return statistic(ratio(means.reshape(*means.shape[:-1], len(units), 2)))
+
+    return bootstrap(of_means, columns)
 
 
 def differences(rows: Sequence[MethodResult]) -> list[Difference]:
     """Every row against sequential, and every two rows of one setting against each other."""
-    pairs = [(row, base) for base in rows if base.method == "sequential" for row in rows]
-    pairs += [(b, a) for a, b in itertools.combinations(rows, 2) if a.setting == b.setting]
-    found = [
-        difference(a, b, metric)
-        for metric in get_args(Metric)
-        for a, b in pairs
-        if a is not b
-    ]  # fmt: skip
+    bases = [row for row in rows if row.method == "sequential"]
+    others = [row for row in rows if row.method != "sequential"]
+    pairs = [(row, base) for base in bases for row in others]
+    pairs += [(b, a) for a, b in itertools.combinations(others, 2) if a.setting == b.setting]
+    found = [difference(a, b, metric) for metric in get_args(Metric) for a, b in pairs]
     return [one for one in found if one is not None]
