@@ -8,7 +8,7 @@ the number of units that did not suffice.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import get_args
 
 import numpy as np
@@ -49,14 +49,22 @@ def difference(a: MethodResult, b: MethodResult, metric: Metric) -> Difference |
     return Difference(metric=metric, row=a.title, against=b.title, value=found)
 
 
-def differences(rows: Sequence[MethodResult]) -> list[Difference]:
-    """Every row against sequential, and every two rows of one setting against each other."""
-    pairs = [(row, base) for base in rows if base.method == "sequential" for row in rows]
-    pairs += [(b, a) for a, b in itertools.combinations(rows, 2) if a.setting == b.setting]
+def differences(
+    rows: Sequence[MethodResult], against: Collection[str] = ("sequential",)
+) -> list[Difference]:
+    """Every row against the rows of the methods ``against``, and every two rows of one setting."""
+    bases = [i for i, row in enumerate(rows) if row.method in against]
+    pairs = [(i, base) for base in bases for i in range(len(rows)) if i != base]
+    pairs += [
+        (j, i) for i, j in itertools.combinations(range(len(rows)), 2)
+        if rows[i].setting == rows[j].setting
+    ]  # fmt: skip
+    once: dict[frozenset[int], tuple[int, int]] = {}  # two rows differ in one direction
+    for pair in pairs:
+        once.setdefault(frozenset(pair), pair)
     found = [
-        difference(a, b, metric)
+        difference(rows[i], rows[j], metric)
         for metric in get_args(Metric)
-        for a, b in pairs
-        if a is not b
+        for i, j in once.values()
     ]  # fmt: skip
     return [one for one in found if one is not None]

@@ -4,8 +4,12 @@ A contender is any strategy that the loop can run. Prompts come in chunks, with 
 many of each task in every chunk. All contenders do a chunk, one after the other,
 before any does the next, so a machine that slows down slows all alike. Accuracy and
 cost are ratios to the first contender, the reference, with intervals from a bootstrap
-over prompts and over chunks. Cost is processor time, of all threads, per position of
-the response; the positions behind an end token count, decoded or not.
+over prompts and over chunks. Cost is processor time, of all threads, per response.
+
+For the statistics that all results share (``parallelism.py``, ``differences.py``) a prompt's
+cost is in full passes: those of the reference for it, times its chunk's processor time over
+the reference's. Their intervals resample prompts, and so leave out how the clock varies
+between chunks; that of ``cost`` has it.
 """
 
 from __future__ import annotations
@@ -27,9 +31,13 @@ from ..errors import UserError
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate
-from .kl import walk
-from .results import Fidelity, MethodResult
-from .stats import Interval, bootstrap
+from .differences import as_units
+from .kl import Walk, walk
+from .measured import NATS_ON_TASKS
+from .parallelism import task_figures
+from .results import Examples, Fidelity, MethodResult
+from .stats import EXACT, Interval, bootstrap
+from .unmasking import unmaskings
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,13 @@ class Contender:
     name: str
     setting: dict[str, int | float]
     strategy: Strategy
-    update: str = "none"  # the name of the update, where it is not implied
     block_length: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is the joint itself: one token per full pass."""
+        rule, update = self.strategy.rule, self.strategy.update
+        return isinstance(update, NoUpdate) and isinstance(rule, FixedK) and rule.limit == 1
 
 
 @dataclass(frozen=True)
@@ -73,23 +86,23 @@ class Paired:
 
 @dataclass
 class _Record:
-    """What one contender has done so far; units are prompts or chunks."""
+    """What one contender has done so far."""
 
-    right: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # of each chunk
-    wall: float = 0.0
+    done: list[Generation] = field(default_factory=list)  # of each chunk
+    seconds: list[float] = field(default_factory=list)  # of each chunk, processor time
+    right: list[float] = field(default_factory=list)  # of each prompt
     alone: list[float] = field(default_factory=list)  # of each prompt in a batch of its own
-    tokens: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    nats: Interval | None = None  # per token
+    walk: Walk | None = None  # along its own answers to the first prompts
 
-    def add(self, out: Generation, seconds: float, right: list[bool]) -> None:
-        self.right += map(float, right)
-        self.seconds.append(seconds)
-        self.wall += out.seconds
-        self.tokens += int(out.effective_tokens.sum())
-        for name in ("teacher_passes", "teacher_rows", "update_passes"):
-            self.counts[name] = self.counts.get(name, 0) + int(getattr(out, name).sum())
+    def counts(self, name: str) -> np.ndarray:
+        """[n] float64: a count of the generations, by prompt."""
+        return torch.cat([getattr(out, name) for out in self.done]).double().numpy()
+
+    def passes(self, reference: _Record) -> np.ndarray:
+        """[n] float64: the cost of each prompt in full passes of ``reference``."""
+        relative = np.divide(self.seconds, reference.seconds)
+        sizes = [len(out.texts) for out in self.done]
+        return np.repeat(relative, sizes) * reference.counts("teacher_rows")
 
 
 class PairedRun:
@@ -123,7 +136,7 @@ class PairedRun:
                 record.alone.append(self._timed(contender, row)[1])
         if conditions.fidelity:
             for contender, record in zip(self.contenders, self._records, strict=True):
-                record.nats = self._nats(contender)
+                record.walk = None if contender.exact else self._walk(contender)
 
     def chunks(self) -> Iterator[int]:
         """Decode chunk by chunk; yields the number of chunks done."""
@@ -131,18 +144,33 @@ class PairedRun:
             asked = [self._asked[i] for i in rows.tolist()]
             for contender, record in zip(self.contenders, self._records, strict=True):
                 out, seconds = self._timed(contender, rows)
-                pairs = zip(asked, out.texts, strict=True)
-                right = [TASKS[name].check(prompt, text) for (name, prompt), text in pairs]
-                record.add(out, seconds, right)
+                record.done.append(out)
+                record.seconds.append(seconds)
+                record.right += [
+                    float(TASKS[name].check(prompt, text))
+                    for (name, prompt), text in zip(asked, out.texts, strict=True)
+                ]
             yield done
 
     def rows(self) -> list[MethodResult]:
         """One row per contender, of the chunks done so far."""
-        length, reference = self.conditions.max_new_tokens, self._records[0]
         return [
-            _row(contender, record, reference, length)
+            _row(contender, record, self._records[0])
             for contender, record in zip(self.contenders, self._records, strict=True)
         ]
+
+    def examples(self, shown: int) -> Examples:
+        """The answers of every contender to the first ``shown`` prompts, behind the prompts."""
+        first = [record.done[0] for record in self._records]
+        prompts = [prompt for _, prompt in self._asked[:shown]]
+        return Examples(
+            columns=[row.title for row in self.rows()],
+            texts=[
+                [prompt + text for prompt, text in zip(prompts, out.texts, strict=False)]
+                for out in first
+            ],
+            unmaskings=[unmaskings(out, self.teacher, shown) for out in first],
+        )
 
     def _first(self, each: int) -> Tensor:
         """[N] int64: the first ``each`` prompts of every task, or all where there are fewer."""
@@ -163,11 +191,8 @@ class PairedRun:
         )
         return out, time.process_time() - begin
 
-    def _nats(self, contender: Contender) -> Interval:
-        """KL(teacher || contender) in nats per token, at its own samples and states."""
-        rule, update = contender.strategy.rule, contender.strategy.update
-        if isinstance(update, NoUpdate) and isinstance(rule, FixedK) and rule.limit == 1:
-            return Interval(value=0.0, low=0.0, high=0.0, n=0)  # the joint itself
+    def _walk(self, contender: Contender) -> Walk:
+        """KL(teacher || contender) at its own samples and states."""
         conditions = self.conditions
         rows = self._first(conditions.fidelity)
         # A sampled path reads prompts and row ids alone.
@@ -176,14 +201,13 @@ class PairedRun:
         trajectories = Trajectories(
             rows, prompts, blank, blank, conditions.seed, self.teacher.fingerprint
         )
-        found = walk(
+        return walk(
             self.teacher,
             contender.strategy,
             trajectories,
             path="sampled",
             block_length=contender.block_length,
         )
-        return found.nats_per_token()
 
 
 def _ratio(mine: Sequence[float], reference: Sequence[float]) -> Interval:
@@ -191,32 +215,32 @@ def _ratio(mine: Sequence[float], reference: Sequence[float]) -> Interval:
     return bootstrap(lambda mean: mean[..., 0] / mean[..., 1], np.stack([mine, reference], axis=1))
 
 
-def _row(
-    contender: Contender,
-    record: _Record,
-    reference: _Record,
-    length: int,
-) -> MethodResult:
-    count = len(record.right)
-    passes, rows, updates = record.counts.values()
-    cost = _ratio(record.seconds, reference.seconds)
+def _row(contender: Contender, record: _Record, reference: _Record) -> MethodResult:
+    tokens, passes, rows, updates = (
+        record.counts(name)
+        for name in ("effective_tokens", "teacher_passes", "teacher_rows", "update_passes")
+    )
+    cost = record.passes(reference)
+    fields = task_figures(np.array(record.right), tokens, passes, cost)
+    nats = EXACT if contender.exact else None
+    if record.walk is not None:
+        nats = record.walk.nats_per_token()
+        fields["units"][NATS_ON_TASKS["sampled"]] = as_units(record.walk.units())
     return MethodResult(
         method=contender.name,
-        update=contender.update,
+        update="none" if isinstance(contender.strategy.update, NoUpdate) else contender.name,
         setting=contender.setting,
-        samples=count,
-        kl_on_tasks={}
-        if record.nats is None
-        else {"sampled": Fidelity(nats_per_token=record.nats)},
-        accuracy=bootstrap(lambda mean: mean[..., 0], np.array(record.right)[:, None]),
+        samples=len(record.right),
+        kl_on_tasks={} if nats is None else {"sampled": Fidelity(nats_per_token=nats)},
         accuracy_ratio=_ratio(record.right, reference.right) if any(reference.right) else None,
-        cost=cost,
+        cost=_ratio(record.seconds, reference.seconds),
         cost_alone=_ratio(record.alone, reference.alone) if record.alone else None,
-        teacher_passes=passes / count,
-        teacher_rows=rows / count,
-        update_passes=updates / count,
-        tokens_per_pass=length * count / passes,
-        tokens_per_row=length * count / rows,
-        tokens_per_cost=1 / cost.value,
-        tokens_per_second=record.tokens / record.wall,
+        teacher_passes=passes.mean(),
+        teacher_rows=rows.mean(),
+        update_passes=updates.mean(),
+        tokens_per_pass=tokens.sum() / passes.sum(),
+        tokens_per_row=tokens.sum() / rows.sum(),
+        tokens_per_cost=tokens.sum() / cost.sum(),
+        tokens_per_second=tokens.sum() / sum(out.seconds for out in record.done),
+        **fields,
     )

@@ -59,12 +59,15 @@ def _methods(results: Results) -> str:
         "KL, nats per token": lambda r: _nats(r.kl, "recorded"),
         "own order": lambda r: _nats(r.kl, "own"),
         "own order, tasks": lambda r: _nats(r.kl_on_tasks, "own"),
+        "own samples, tasks": lambda r: _nats(r.kl_on_tasks, "sampled"),
         "captured": lambda r: shown(r.captured),
         "NLL": lambda r: shown(r.nll),
         "MAUVE": lambda r: shown(r.mauve),
         "distinct-2": lambda r: shown(r.distinct.get(2)),
         "self-BLEU": lambda r: shown(r.self_bleu),
         "accuracy": lambda r: shown(r.accuracy),
+        "cost": lambda r: shown(r.cost),
+        "cost, batch 1": lambda r: shown(r.cost_alone),
         "tokens per pass": lambda r: f"{r.tokens_per_pass:.2f}",
         "per cost": lambda r: f"{r.tokens_per_cost:.2f}",
         "per cost, tasks": lambda r: _number(r.task_tokens_per_cost),
@@ -88,8 +91,8 @@ def _curves(results: Results) -> str:
     speeds = sorted({at.level for curve in results.curves for at in curve.accuracy_at})
     shares = sorted({at.level for curve in results.curves for at in curve.cost_at}, reverse=True)
     head = ["method", "AUP", "AUP by cost"]
-    head += [f"accuracy at {speed:g} tokens per cost" for speed in speeds]
-    head += [f"tokens per cost at {share:g} of sequential's accuracy" for share in shares]
+    head += [f"accuracy at {speed:g} x sequential's speed" for speed in speeds]
+    head += [f"speed at {share:g} of sequential's accuracy" for share in shares]
     rows = []
     for curve in results.curves:
         at = {("speed", a.level): a.value for a in curve.accuracy_at}
@@ -99,7 +102,8 @@ def _curves(results: Results) -> str:
             *(shown(at.get(("speed", level))) for level in speeds),
             *(shown(at.get(("share", level))) for level in shares),
         ])  # fmt: skip
-    return "## Accuracy against parallelism\n\n" + table(head, rows)
+    note = "Speed: tokens per cost on the task prompts, relative to sequential's."
+    return "\n\n".join(["## Accuracy against parallelism", note, table(head, rows)])
 
 
 def _differences(results: Results) -> str:
