@@ -30,6 +30,7 @@ from jointsampler.evaluation.items import (
     Evaluator,
     Item,
     Samples,
+    identities,
     kl_temperature,
     list_items,
     method_pairs,
@@ -185,7 +186,11 @@ def do_items(plan: EvaluatePlan, pool: cluster.Pool, log: ProgressLog | None) ->
     results = saved.load_all(folder, items)
     if len(results) != len(items):
         raise RuntimeError(f"{len(items) - len(results)} items are missing in {shown(folder)}.")
-    return Collected((items[index], result) for index, result in results.items())
+    prompts = plan.sampling().prompts
+    return Collected(
+        ((items[index], result) for index, result in results.items()),
+        None if prompts is None else len(prompts),
+    )
 
 
 def as_results(
@@ -214,6 +219,13 @@ def as_results(
         costs={name: Cost(**cost.as_dict()) for name, cost in costs.items()},
         ceiling=next(r.mauve for r in methods if r.method == SEQUENTIAL[0]),
         methods=methods,
+        items=identities(
+            plan.sampling(),
+            read_rows(plan.train.corpus.folder, "held_out")[1],
+            plan.settings.samples,
+            plan.settings.generation_seeds,
+            (plan.settings.judge, plan.settings.judge_revision),
+        ),
         differences=differences(methods),
         sweep=sweep_table(plan),
     )

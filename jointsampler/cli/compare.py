@@ -18,7 +18,8 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError, unknown_name
-from ..evaluation.compare import Comparison, Protocol, Setting, compare, default_grid
+from ..evaluation.compare import Comparison, Protocol, compare
+from ..evaluation.grid import Setting, default_grid
 from ..evaluation.judges import Judge, prepare_judge
 from ..evaluation.results import MethodResult, Results, write_results
 from ..evaluation.stats import Interval

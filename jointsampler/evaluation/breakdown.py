@@ -8,14 +8,13 @@ equal reveals; on the other paths a bin holds each model's own reveals there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
 
 from .kl import Walk
 from .measured import Axis, Bin
-from .stats import Interval, bootstrap
+from .stats import bootstrap
 
 # The last place of each bin; a further bin without an end follows where places are whole numbers.
 LAST: dict[Axis, tuple[float, ...]] = {
@@ -57,7 +56,7 @@ def breakdown(walk: Walk, marginal: Walk | None = None) -> dict[Axis, list[Bin]]
     """The bins of every axis that hold a counted reveal.
 
     ``marginal``: the marginal model's walk along the same trajectories at the same k,
-    for captured dependency.
+    for captured dependency. A last partial round counts, as in the nats per token.
     """
     mine = places(walk)
     theirs = None if marginal is None else places(marginal)
@@ -83,21 +82,13 @@ def _sums(walk: Walk, place: np.ndarray, after: float, last: float) -> np.ndarra
 
 def _bin(low: float, high: float | None, own: np.ndarray, base: np.ndarray | None) -> Bin:
     """Intervals over the trajectories that have reveals there, for captured in both walks."""
-    nats = _interval(_ratio, own[own[:, 1] > 0])
+    nats = bootstrap(_ratio, own[own[:, 1] > 0])
     captured = None
     if base is not None:
         both = np.concatenate([own, base], axis=1)[(own[:, 1] > 0) & (base[:, 1] > 0)]
         if both[:, 2].any():
-            captured = _interval(lambda mean: 1 - _ratio(mean) / _ratio(mean[..., 2:]), both)
+            captured = bootstrap(lambda mean: 1 - _ratio(mean) / _ratio(mean[..., 2:]), both)
     return Bin(low=low, high=high, reveals=int(own[:, 1].sum()), nats=nats, captured=captured)
-
-
-def _interval(statistic: Callable[[np.ndarray], np.ndarray], units: np.ndarray) -> Interval:
-    """Without bounds where one trajectory, or a resample without a KL, gives none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = bootstrap(statistic, units)
-    bounded = len(units) > 1 and np.isfinite([found.low, found.high]).all()
-    return found if bounded else Interval(value=found.value, n=found.n)
 
 
 def _ratio(mean: np.ndarray) -> np.ndarray:

@@ -25,9 +25,13 @@ Done = Iterable[tuple[Item, Samples | KLs]]
 
 
 class Collected:
-    """The items' results, sorted: samples by (method, k) and generation seed, KLs by key."""
+    """The items' results, sorted: samples by (method, k) and generation seed, KLs by key.
 
-    def __init__(self, done: Done):
+    ``prompts``: how many prompts the samples take in turn; None where they have none.
+    """
+
+    def __init__(self, done: Done, prompts: int | None = None):
+        self.prompts = prompts
         self.samples: dict[tuple[str, int], dict[int, list[Samples]]] = defaultdict(
             lambda: defaultdict(list)
         )
@@ -74,7 +78,7 @@ class Collected:
         )
         ends = np.sum([part.round_ends for part in every], axis=0)
         distinct, self_bleu = diversity([[t for p in parts for t in p.texts] for parts in groups])
-        scores = self._scores(every)
+        scores, prompts = self._scores(every), self._prompts(groups)
         kl, units = self._fidelity(method, k)
         return MethodResult(
             method=method,
@@ -82,7 +86,7 @@ class Collected:
             setting={} if pair == SEQUENTIAL else {"k": k},
             samples=samples,
             kl=kl,
-            nll=None if scores is None else generative_nll(scores),
+            nll=None if scores is None else generative_nll(scores, prompts),
             mauve=self._mauve(pair, kmeans_seeds),
             distinct=distinct,
             self_bleu=self_bleu,
@@ -96,7 +100,7 @@ class Collected:
             else cost.tokens_per_cost(tokens, rows, updates),
             tokens_per_second=tokens / seconds,
             round_ends=tuple(ends / ends.sum()) if ends.any() else None,
-            units=units | ({} if scores is None else {"nll": nll_units(scores)}),
+            units=units | ({} if scores is None else {"nll": nll_units(scores, prompts)}),
         )
 
     def _fidelity(self, method: str, k: int) -> tuple[dict[str, Fidelity], dict[Metric, Units]]:
@@ -129,6 +133,13 @@ class Collected:
             return None
         joined = [np.concatenate([getattr(s, name) for s in scores]) for name in ("nll", "tokens")]
         return Scores(*joined, features=np.empty(0))
+
+    def _prompts(self, groups: Sequence[Sequence[Samples]]) -> np.ndarray | None:
+        """[n] int64: the number of every sample's prompt."""
+        if self.prompts is None:
+            return None
+        counts = [sum(len(part.texts) for part in parts) for parts in groups]
+        return np.concatenate([np.arange(count) % self.prompts for count in counts])
 
     def _mauve(self, pair: tuple[str, int], kmeans_seeds: int) -> Interval | None:
         reference, own = self._features(REFERENCE), self._features(pair)

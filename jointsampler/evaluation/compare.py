@@ -10,7 +10,7 @@ update passes at their measured ratio, and the clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from ..corpus.trajectories import Trajectories
 from ..decoding.generate import Generation, check_k, generate
 from ..decoding.loop import Strategy
-from ..decoding.methods import METHODS, Method, get_method
+from ..decoding.methods import get_method
 from ..decoding.orders import get_order
 from ..decoding.sampling import Sampling
 from ..memory import BatchSize
@@ -30,11 +30,13 @@ from .cost import UpdateCost, update_cost
 from .differences import as_units, differences
 from .diversity import diversity
 from .environment import machine, packages
+from .grid import Setting
 from .judges import Judge
 from .kl import Reference, Walk, calibration
 from .measured import NATS, NATS_ON_TASKS, Metric, Units
 from .nll import generative_nll, nll_units
-from .parallelism import curves, task_figures
+from .pairing import items_of, items_of_trajectories, judge_name
+from .parallelism import COLUMNS, curves, task_figures
 from .results import (
     Cost,
     Examples,
@@ -50,53 +52,6 @@ from .unmasking import Unmasking, unmaskings
 PATHS = ("recorded", "own")
 _COST_BATCH = 16
 _SHOWN = 4  # samples of every row that the report shows
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A method, its update, and its knob: k for the fixed ones, the rule's setting for the others."""
-
-    method: str
-    update: str = "none"  # "none", "refresh" or "joint"
-    k: int = 4
-    rule: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def knobs(self) -> dict[str, float]:
-        return self.rule or ({"k": self.k} if METHODS[self.method].has_k else {})
-
-
-def default_grid(ks: Sequence[int], trained: bool) -> list[Setting]:
-    """Every method with every update that it takes, at the settings that trace its frontier.
-
-    ``trained``: whether there is a joint sampler.
-    """
-    rules = {
-        "adaptive": ("budget", (0.01, 0.05, 0.2, 0.8)),
-        "threshold": ("threshold", (0.9, 0.7, 0.5)),
-        "factor": ("factor", (0.5, 1.0, 2.0)),
-        "entropy_bound": ("bound", (0.1, 0.5, 2.0)),
-    }
-    grid = []
-    for method in METHODS.values():
-        for update in _updates(method, trained):
-            if method.name in rules:
-                knob, values = rules[method.name]
-                grid += [Setting(method.name, update, 4, {knob: value}) for value in values]
-            elif method.one_token:
-                grid.append(Setting(method.name, update, 1))
-            else:
-                grid += [Setting(method.name, update, k) for k in ks if k > 1]
-    return grid
-
-
-def _updates(method: Method, trained: bool) -> list[str]:
-    if method.update in ("none", "refresh"):
-        return [method.update]
-    able = ["refresh", *(["joint"] if trained else [])]
-    if method.name == "joint":  # with a refresh it is the method "refresh"
-        return able[1:]
-    return able if method.update == "required" or method.verification else ["none", *able]
 
 
 @dataclass(frozen=True)
@@ -169,11 +124,7 @@ class Comparison:
         scores = None if self.judge is None else self.judge.score(out.texts)
         text, tasks = self._walks(setting, "text"), self._walks(setting, "tasks")
         units = {NATS[path]: as_units(walk.units()) for path, walk in text.items()}
-        units |= {
-            NATS_ON_TASKS[path]: as_units(walk.units())
-            for path, walk in tasks.items()
-            if path in NATS_ON_TASKS
-        }
+        units |= {NATS_ON_TASKS["own"]: as_units(tasks["own"].units())} if "own" in tasks else {}
         units |= {} if scores is None else {"nll": nll_units(scores)}
         row = MethodResult(
             method=setting.method,
@@ -236,11 +187,25 @@ class Comparison:
             judge="none" if self.judge is None else self.judge.name,
             costs={name: Cost(**cost.as_dict()) for name, cost in self._costs.items()},
             methods=list(rows),
+            items=self._items(),
             differences=differences(rows, against),
             curves=curves(rows),
             examples=Examples(columns=titles, texts=list(texts), unmaskings=list(records)),
             calibration=self._calibration(),
         )
+
+    def _items(self) -> dict[Metric, str]:
+        """What says which prompts, seeds and trajectories the units are."""
+        protocol = self.protocol
+        drawn = (self.teacher.fingerprint, protocol.max_new_tokens, protocol.order, protocol.seed)
+        found: dict[Metric, str] = dict.fromkeys(COLUMNS, items_of(*drawn, self.prompts))
+        if self.judge is not None:
+            found["nll"] = items_of(*drawn, protocol.samples, judge_name(self.judge.name))
+        for kind, metrics in (("text", NATS.values()), ("tasks", [NATS_ON_TASKS["own"]])):
+            if (reference := self._references.get(kind)) is not None:
+                items = items_of_trajectories(reference.trajectories, protocol.order, 1.0)
+                found |= dict.fromkeys(metrics, items)
+        return found
 
     def _samples(self, setting: Setting, prompts: list[str] | None) -> Generation | None:
         if prompts is not None and not prompts:

@@ -2,13 +2,13 @@
 
 A row keeps its metrics unit by unit (``measured.Units``), so any two rows of one
 file can be compared. A difference whose interval holds 0 is printed as none, with
-the number of units that did not suffice.
+the number of units that did not suffice. Rows of two files are left to ``pairing.py``.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import get_args
 
 import numpy as np
@@ -38,15 +38,24 @@ def difference(a: MethodResult, b: MethodResult, metric: Metric) -> Difference |
     """``metric`` of row ``a`` minus that of ``b``; None where one has no units or their n differs."""
     if metric not in a.units or metric not in b.units:
         return None
-    mine, theirs = columns_of(a.units[metric]), columns_of(b.units[metric])
-    if len(mine) != len(theirs):
+    units = a.units[metric], b.units[metric]
+    if len(units[0].over) != len(units[1].over):
         return None
-    found = bootstrap(
-        lambda mean: ratio(mean) - ratio(mean[..., 2:]), np.concatenate([mine, theirs], axis=1)
-    )
-    if len(mine) < 2:
-        found = Interval(value=found.value, n=found.n)
+    found = paired(units, lambda ratios: ratios[..., 0] - ratios[..., 1])
     return Difference(metric=metric, row=a.title, against=b.title, value=found)
+
+
+def paired(units: Sequence[Units], statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
+    """The interval of a statistic of m ratios over the same n units, resampled together.
+
+    ``statistic`` maps the ratios [..., m], one for each entry of ``units``, to [...].
+    """
+    columns = np.concatenate([columns_of(each) for each in units], axis=1)  # [n, 2 m]
+
+    def of_means(means: np.ndarray) -> np.ndarray:
+        return statistic(ratio(means.reshape(*means.shape[:-1], len(units), 2)))
+
+    return bootstrap(of_means, columns)
 
 
 def differences(
@@ -55,16 +64,14 @@ def differences(
     """Every row against the rows of the methods ``against``, and every two rows of one setting."""
     bases = [i for i, row in enumerate(rows) if row.method in against]
     pairs = [(i, base) for base in bases for i in range(len(rows)) if i != base]
-    pairs += [
-        (j, i) for i, j in itertools.combinations(range(len(rows)), 2)
-        if rows[i].setting == rows[j].setting
-    ]  # fmt: skip
-    once: dict[frozenset[int], tuple[int, int]] = {}  # two rows differ in one direction
+    alike = itertools.combinations(range(len(rows)), 2)
+    pairs += [(j, i) for i, j in alike if rows[i].setting == rows[j].setting]
+    once: dict[frozenset[int], tuple[int, int]] = {}  # two rows differ in one direction alone
     for pair in pairs:
         once.setdefault(frozenset(pair), pair)
     found = [
         difference(rows[i], rows[j], metric)
         for metric in get_args(Metric)
         for i, j in once.values()
-    ]  # fmt: skip
+    ]
     return [one for one in found if one is not None]

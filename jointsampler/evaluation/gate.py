@@ -1,6 +1,7 @@
 """The gate for CI: one results.json against a baseline, metric by metric.
 
-A change counts only if the two files' intervals carry it. What must be equal for the
+A change counts only if it lies outside the noise: that of pairs where both files hold
+the units of a figure, else that of the two intervals. What must be equal for the
 comparison to mean anything (teacher, prompts, seeds, lengths, judge) is checked
 first; what may be under test (weights of the sampler, columns, training, code) is
 not. Speeds depend on the machine and are judged on request alone.
@@ -10,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any, Literal
 
 from ..errors import UserError, unknown_name
+from .pairing import Change, Figure, aups, figures, gap, judge_name
 from .results import MethodResult, Results
-from .stats import Interval, difference_of
+from .stats import Interval
 
 Outcome = Literal["regressed", "missing", "not judged", "within noise", "better"]
 
@@ -48,6 +49,7 @@ class Verdict:
     outcome: Outcome
     before: Interval  # the baseline's
     now: Interval | None
+    change: Change | None = None  # now minus before; None for speeds, and where a figure is missing
 
     @property
     def fails(self) -> bool:
@@ -55,7 +57,10 @@ class Verdict:
 
     def __str__(self) -> str:
         now = "-" if self.now is None else _shown(self.now)
-        return f"{self.outcome:12s}  {self.row}: {self.metric} {_shown(self.before)} -> {now}"
+        said = f"{self.outcome:12s}  {self.row}: {self.metric} {_shown(self.before)} -> {now}"
+        if self.change is None or self.change.unpaired:
+            return said
+        return f"{said}; in pairs {_shown(self.change.value, '+')}, n = {self.change.value.n}"
 
 
 def check_results(
@@ -74,17 +79,19 @@ def check_results(
         if name not in names:
             raise unknown_name("metric", name, names)
     found = []
-    for (row, metric), interval in before.items():
+    for (row, metric), figure in before.items():
         other = after.get((row, metric))
-        slack = tolerance.slack.get(metric)
-        outcome = "missing" if other is None else _outcome(metric, interval, other, slack)
-        found.append(Verdict(row, metric, outcome, interval, other))
+        if other is None:
+            found.append(Verdict(row, metric, "missing", figure.value, None))
+            continue
+        change = other.minus(figure)
+        outcome = _outcome(metric, change, tolerance.slack.get(metric))
+        found.append(Verdict(row, metric, outcome, figure.value, other.value, change))
     return found + _speeds(now, baseline, tolerance.speed)
 
 
-def _outcome(metric: str, before: Interval, now: Interval, slack: float | None) -> Outcome:
-    rising = metric.startswith(RISING)
-    worse = difference_of(before, now) if rising else difference_of(now, before)
+def _outcome(metric: str, change: Change, slack: float | None) -> Outcome:
+    worse = (change.negated() if metric.startswith(RISING) else change).value
     if worse.low is None or worse.high is None:  # too few units to know the noise
         if slack is None:
             return "not judged"
@@ -94,29 +101,19 @@ def _outcome(metric: str, before: Interval, now: Interval, slack: float | None) 
     return "better" if worse.high < 0 else "within noise"
 
 
-def _figures(results: Results) -> dict[tuple[str, str], Interval]:
-    """(title, metric) -> interval, the farther from its aim the larger for those of NEAR_SEQUENTIAL."""
-    aims = next((r.figures() for r in results.methods if r.method == "sequential"), {})
+def _figures(results: Results) -> dict[tuple[str, str], Figure]:
+    """(title, metric) -> figure, the farther from its aim the larger for those of NEAR_SEQUENTIAL."""
+    sequential = next((r for r in results.methods if r.method == "sequential"), None)
+    aims = {} if sequential is None else figures(results, sequential)
     found = {}
     for row in results.methods:
-        for metric, interval in row.figures().items():
+        for metric, figure in figures(results, row).items():
             near = metric.startswith(NEAR_SEQUENTIAL)
             if near and (row.method == "sequential" or metric not in aims):
                 continue
             name = f"{metric}_from_sequential" if near else metric
-            found[row.title, name] = _gap(interval, aims[metric]) if near else interval
-    found |= {(curve.label, "aup"): curve.aup for curve in results.curves}
-    return found
-
-
-def _gap(a: Interval, b: Interval) -> Interval:
-    """|a - b|."""
-    d = difference_of(a, b)
-    if d.low is None or d.high is None:
-        return Interval(value=abs(d.value), n=d.n)
-    ends = sorted((abs(d.low), abs(d.high)))
-    low = 0.0 if d.low <= 0 <= d.high else ends[0]
-    return Interval(value=abs(d.value), low=low, high=ends[1], n=d.n)
+            found[row.title, name] = gap(figure, aims[metric]) if near else figure
+    return found | {(label, "aup"): figure for label, figure in aups(results).items()}
 
 
 def _speeds(now: Results, baseline: Results, allowed: float | None) -> list[Verdict]:
@@ -163,7 +160,7 @@ def _check_alike(now: Results, baseline: Results) -> None:
 def _conditions(results: Results) -> dict[str, Any]:
     """What must be equal, by dotted names."""
     fixed = {
-        "judge": PurePath(results.judge).name,
+        "judge": judge_name(results.judge),
         "kl_temperature": results.kl_temperature,
     }
     flat = dict(_flat(results.config))
@@ -183,7 +180,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield prefix + key, list(value) if isinstance(value, tuple) else value
 
 
-def _shown(interval: Interval) -> str:
+def _shown(interval: Interval, sign: str = "") -> str:
     if interval.low is None or interval.high is None:
-        return f"{interval.value:.4g}"
-    return f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+        return f"{interval.value:{sign}.4g}"
+    return f"{interval.value:{sign}.4g} [{interval.low:{sign}.4g}, {interval.high:{sign}.4g}]"

@@ -7,6 +7,7 @@ which item is the evaluation stage's business.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from ..updates import Refresh, Update
 from .cost import UpdateCost, update_cost
 from .judges import Judge, Scores
 from .kl import BlockKL, Reference, block_kl
+from .measured import NATS, Metric
+from .pairing import items_of, items_of_trajectories, judge_name
 from .unmasking import unmaskings
 
 REFERENCE = ("reference", 1)  # sequential samples with seeds of their own, for MAUVE
@@ -127,6 +130,21 @@ def list_items(
     rows = range(0, held_out, ROWS_PER_ITEM)
     meters = [KLItem(begin, min(begin + ROWS_PER_ITEM, held_out)) for begin in rows]
     return [*(meters if kl_keys(pairs) else []), *made]
+
+
+def identities(
+    settings: SampleSettings,
+    held_out: Trajectories,
+    samples: int,
+    generation_seeds: int,
+    judge: Sequence[str | None],
+) -> dict[Metric, str]:
+    """Metric -> digest of what its units are (``Results.items``); ``judge``: name and revision."""
+    temperature = kl_temperature(settings.temperature)
+    along = items_of_trajectories(held_out, settings.order, temperature)
+    drawn = (held_out.teacher, dataclasses.asdict(settings), samples, generation_seeds)
+    found: dict[Metric, str] = dict.fromkeys(NATS.values(), along)
+    return found | {"nll": items_of(*drawn, judge_name(judge[0]), *judge[1:])}
 
 
 class Evaluator:

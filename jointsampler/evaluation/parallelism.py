@@ -22,7 +22,7 @@ from .stats import Interval, bootstrap, percentile_interval, resampled_means
 SPEEDS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of sequential's, at which accuracy is read off
 SHARES = (0.99, 0.95, 0.9)  # of sequential's accuracy, at which speed is read off
 PENALTY, LOSS = 3.0, 5.0  # AUP's alpha, and the points of accuracy after which a curve ends
-_COLUMNS: tuple[Metric, ...] = ("accuracy", "task_tokens_per_pass", "task_tokens_per_cost")
+COLUMNS: tuple[Metric, ...] = ("accuracy", "task_tokens_per_pass", "task_tokens_per_cost")
 
 
 def task_figures(
@@ -40,7 +40,7 @@ def task_figures(
         "task_tokens_per_cost": float(tokens.sum() / cost.sum()),
         "units": {
             name: as_units(np.stack(pair, axis=1))
-            for name, pair in zip(_COLUMNS, pairs, strict=True)
+            for name, pair in zip(COLUMNS, pairs, strict=True)
         },
     }
 
@@ -112,22 +112,30 @@ def _sorted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def curves(rows: Sequence[MethodResult]) -> list[Curve]:
     """One curve per method with task accuracies; none without sequential's."""
-    known = [row for row in rows if all(name in row.units for name in _COLUMNS)]
-    base = next((i for i, row in enumerate(known) if row.method == "sequential"), None)
-    if base is None:
+    known = known_rows(rows)
+    if not known:
         return []
-    known = [row for row in known if len(_units(row)) == len(_units(known[base]))]
     table = _Table(known)
-    labels = dict.fromkeys(row.label for row in known if row.method != "sequential")
+    labels = dict.fromkeys(row.label for row in known[1:])
     return [
-        table.curve(label, [base, *(i for i, row in enumerate(known) if row.label == label)])
+        table.curve(label, [0, *(i for i, row in enumerate(known) if row.label == label)])
         for label in labels
     ]
 
 
+def known_rows(rows: Sequence[MethodResult]) -> list[MethodResult]:
+    """The rows with task accuracies on sequential's prompts, sequential first; none without it."""
+    known = [row for row in rows if all(name in row.units for name in COLUMNS)]
+    base = next((row for row in known if row.method == "sequential"), None)
+    if base is None:
+        return []
+    others = [row for row in known if row.method != "sequential"]
+    return [base, *(row for row in others if len(_units(row)) == len(_units(base)))]
+
+
 def _units(row: MethodResult) -> np.ndarray:
     """[n, 6]: numerators and denominators of the three columns, prompt by prompt."""
-    return np.concatenate([columns_of(row.units[name]) for name in _COLUMNS], axis=1)
+    return np.concatenate([columns_of(row.units[name]) for name in COLUMNS], axis=1)
 
 
 class _Table:

@@ -33,7 +33,8 @@ class Fidelity(Part):
     nats_per_round: Interval | None = None
     """KL per k reveals, for methods with a fixed k."""
     captured: Interval | None = None
-    """Captured dependency, 1 - nats / nats of marginal at the same k; null without a fixed k."""
+    """Captured dependency, 1 - nats / nats of marginal at the same k; null where marginal was not
+    measured on the same rounds."""
     tokens_per_cost: float | None = None
     """Along the same states; null where it is the method's own figure."""
     breakdown: dict[Axis, list[Bin]] = Field({})
@@ -252,6 +253,9 @@ class Results(Part):
     """MAUVE of two independent sequential sets; null without a judge."""
     methods: list[MethodResult]
     """One row per method and setting."""
+    items: dict[Metric, str] = Field({})
+    """Metric -> digest of the prompts, seeds and trajectories behind its units. Two files with equal
+    digests can be compared in pairs."""
     differences: list[Difference] = Field([])
     """Pairs of rows on the same prompts and seeds."""
     curves: list[Curve] = Field([])

@@ -56,10 +56,13 @@ def bootstrap(
 
     units: [n, columns] float; statistic maps column means [..., columns] to [...].
     Paired quantities stand in the same row, so the interval of their ratio is paired too.
+    A statistic may divide by zero in a resample: there are no bounds then.
     """
     units = np.asarray(units, dtype=np.float64)
-    drawn = statistic(resampled_means(units, replicates, seed))
-    return percentile_interval(float(statistic(units.mean(axis=0))), drawn, len(units))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = statistic(resampled_means(units, replicates, seed))
+        value = float(statistic(units.mean(axis=0)))
+    return percentile_interval(value, drawn, len(units))
 
 
 def resampled_means(units: np.ndarray, replicates: int = 2000, seed: int = 0) -> np.ndarray:
@@ -75,7 +78,12 @@ def resampled_means(units: np.ndarray, replicates: int = 2000, seed: int = 0) ->
 
 
 def percentile_interval(value: float, drawn: np.ndarray, n: int) -> Interval:
-    """The 95 % percentile interval of replicates ``drawn`` [R] around ``value``."""
+    """The 95 % percentile interval of replicates ``drawn`` [R] around ``value``, over ``n`` units.
+
+    Without bounds where one unit, or a replicate that is not finite, gives none.
+    """
+    if n < 2 or not np.isfinite(drawn).all():
+        return Interval(value=value, n=n)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(value=value, low=float(low), high=float(high), n=n)
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .results import MethodResult
+from .results import KLPath, MethodResult, points
 
 
 def speed(k: int, ratio: float) -> float:
@@ -39,9 +39,8 @@ def nats_at_speed(nats: Mapping[int, float], ratio: float, target: float) -> flo
 
 def speed_at_nats(nats: Mapping[int, float], ratio: float, most: float) -> float:
     """Most tokens per unit of cost at ``most`` nats per token; at least 1, which is exact."""
-    points = curve(nats, ratio)
     best = 1.0
-    for (cost, value), (slower, closer) in itertools.pairwise(points):
+    for (cost, value), (slower, closer) in itertools.pairwise(curve(nats, ratio)):
         if value <= most:
             best = max(best, 1 / cost)
         elif closer <= most:  # the line between the two crosses the bound
@@ -51,23 +50,27 @@ def speed_at_nats(nats: Mapping[int, float], ratio: float, most: float) -> float
 
 
 def at_equal_cost(
-    rows: Sequence[MethodResult], label: str, against: str, path: str = "own", tasks: bool = False
+    rows: Sequence[MethodResult],
+    label: str,
+    against: str,
+    path: KLPath = "own",
+    tasks: bool = False,
 ) -> list[tuple[float, float, float]]:
     """(tokens per cost, nats of ``label``, nats of ``against`` there) wherever the latter reaches.
 
-    ``against`` is interpolated linearly between its settings and ``sequential``.
+    ``against`` is interpolated between its settings and ``sequential``, by cost per token.
     """
 
-    def points(wanted: str) -> list[tuple[float, float]]:
-        chosen = [(r.kl_on_tasks if tasks else r.kl).get(path) for r in rows if r.label == wanted]
-        return [(f.tokens_per_cost or 1.0, f.nats_per_token.value) for f in chosen if f is not None]
+    def of(*labels: str) -> list[tuple[float, float]]:
+        found = points([r for r in rows if r.label in labels], tasks, path)
+        return sorted((1 / tokens, nats) for tokens, nats in found)
 
-    line = sorted(points(against) + points("sequential"))
+    line = of(against, "sequential")
     if not line:
         return []
     costs, nats = zip(*line, strict=True)
     return [
-        (cost, value, float(np.interp(cost, costs, nats)))
-        for cost, value in sorted(points(label))
+        (1 / cost, value, float(np.interp(cost, costs, nats)))
+        for cost, value in reversed(of(label))
         if costs[0] <= cost <= costs[-1]
     ]

@@ -12,7 +12,7 @@ from jointsampler import Refresh, generate
 from jointsampler.cli import main
 from jointsampler.cli.watch import MASK, LiveView
 from jointsampler.decoding.methods import METHODS
-from jointsampler.evaluation.compare import default_grid
+from jointsampler.evaluation.grid import default_grid
 from jointsampler.evaluation.results import Fidelity, MethodResult, frontier, read_results
 from jointsampler.evaluation.stats import Interval
 from jointsampler.evaluation.worth import at_equal_cost

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,16 +12,19 @@ from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.methods import METHODS
 from jointsampler.evaluation.collect import Collected
 from jointsampler.evaluation.cost import UpdateCost
-from jointsampler.evaluation.differences import differences
+from jointsampler.evaluation.differences import differences, paired
 from jointsampler.evaluation.items import (
     Evaluator,
     KLItem,
     SampleItem,
+    identities,
     kl_keys,
     kl_temperature,
     list_items,
     method_pairs,
 )
+from jointsampler.evaluation.pairing import figures
+from tests.report.test_report import made
 
 PAIRS = method_pairs(["refresh", "joint", "lossless"], [1, 4])
 COSTS = {"refresh": UpdateCost(1.0, 0.5, 0.5, 16, 8), "joint": UpdateCost(1.0, 0.1, 0.1, 16, 8)}
@@ -119,6 +124,31 @@ def test_rows_are_compared_in_pairs_whatever_item_their_units_came_from(done):
     assert forth == back
     pairs = {(d.row, d.against) for d in forth if d.metric == "nats_per_token"}
     assert ("joint, k = 4", "refresh, k = 4") in pairs and len(pairs) == 3
+
+
+def test_what_the_units_are_is_told_by_prompts_seeds_and_trajectories(held_out):
+    settings = SampleSettings(5, 8, temperature=0.7)
+    same, other_seed, other_rows, other_judge = (
+        identities(changed, rows, 6, 2, (judge, None))
+        for changed, rows, judge in (
+            (settings, held_out, "smollm2"),
+            (replace(settings, seed=6), held_out, "/cache/smollm2"),
+            (settings, held_out.select(range(4)), "/cache/smollm2"),
+            (settings, held_out, "other"),
+        )
+    )
+    assert set(same) == {"nats_per_token", "nats_per_token_own", "nll"}
+    assert [other_seed[m] == same[m] for m in ("nats_per_token", "nll")] == [True, False]
+    assert [other_rows[m] == same[m] for m in ("nats_per_token", "nll")] == [False, True]
+    assert [other_judge[m] == same[m] for m in ("nats_per_token", "nll")] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["captured", "captured_own", "nats_per_token_own"])
+def test_a_figure_is_made_of_its_units(results, name):
+    whole = made(judge=False, methods=[row.model_dump() for row in results.values()])
+    for method in ("refresh", "joint"):
+        figure = figures(whole, results[method, 4])[name]
+        assert paired(figure.units, figure.of).value == pytest.approx(figure.value.value, rel=1e-4)
 
 
 def test_every_row_has_its_diversity_over_the_generation_seeds(results):

@@ -56,6 +56,18 @@ def test_nll_weighs_tokens_not_texts_and_ignores_empty_ones():
     assert generative_nll(scores).value == pytest.approx(2.0)
 
 
+def test_texts_of_one_prompt_are_one_unit_of_the_nll():
+    """Two prompts in turn, whose texts are equal: more texts do not narrow the interval."""
+    few, many = (
+        generative_nll(
+            Scores(np.tile([1.0, 3.0], n), np.ones(2 * n, int), np.empty((2 * n, 0))),
+            np.arange(2 * n) % 2,
+        )
+        for n in (1, 50)
+    )
+    assert few == many and few.n == 2 and few.value == 2.0
+
+
 def test_intervals_overlap_only_where_both_are_known():
     a, b, c = (Interval(value=v, low=v - 0.1, high=v + 0.1, n=2) for v in (0.5, 0.65, 0.9))
     assert a.overlaps(b) and b.overlaps(a) and not a.overlaps(c)
