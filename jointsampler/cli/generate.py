@@ -104,11 +104,11 @@ def run(args: argparse.Namespace) -> None:
     )
     if method == AUTO:
         choice, call = resolve(teacher, sampler, prompts, call | {"k": args.k}, _say)
-        method, update, k = choice.method, choice.update, choice.k
+        method, update = choice.method, choice.update
     else:
         update = pick_update(get_method(method), args.update, updates_of(args, sampler))
-        k = 4 if args.k is None else args.k
-    call |= dict(method=method, k=k)
+        call["k"] = 4 if args.k is None else args.k
+    call["method"] = method
     if args.watch:
         with LiveView(teacher, Console(stderr=args.json)) as view:
             out = generate(teacher, update, prompts, on_reveal=view, **call)

@@ -179,16 +179,16 @@ class JointSamplerLM(LM):
         if self.method == AUTO:  # one choice for all batches
             every = [prompts[i] for i in members]
             choice, call = resolve(self.teacher, self.sampler, every, call | {"k": settings.k})
-            method, update, k = choice.method, choice.update, choice.k
+            method, update = choice.method, choice.update
         else:
-            method, k = self.method, 4 if settings.k is None else settings.k
+            method, call["k"] = self.method, 4 if settings.k is None else settings.k
             updates = updates_of(settings, self.sampler)
             update = pick_update(get_method(method), settings.update, updates)
         for begin in range(0, len(members), size):
             part = members[begin : begin + size]
             call["row_ids"] = [rows[i] for i in part]
             chosen = [prompts[i] for i in part]
-            out = generate(self.teacher, update, chosen, method, k, **call)
+            out = generate(self.teacher, update, chosen, method, **call)
             for name in _COUNTED:
                 self.cost[name] += int(getattr(out, name).sum())
             yield part, out

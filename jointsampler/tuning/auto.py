@@ -36,7 +36,7 @@ def resolve(
     settings: Mapping[str, Any],
     progress: Callable[[str], None] = log.info,
 ) -> tuple[Choice, dict[str, Any]]:
-    """The choice of method ``auto`` for a call, and the keywords that are left for decoding.
+    """The choice of method ``auto`` for a call, and the keywords for decoding, its settings among them.
 
     Rows count up to the next power of two, so that calls of about one size share a tuning.
     Raises UserError as :func:`generate`.
@@ -67,7 +67,7 @@ def resolve(
     )
     choice = choose(tuning, samplers, settings.get("budget"), settings.get("speed"))
     progress(f"auto: {choice.candidate.expected()}")
-    return choice, passed
+    return choice, passed | choice.settings
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ def generate(
 ) -> Generation:
     """``decoding.generate`` with one method more.
 
-    ``method="auto"`` takes update, columns and k from a tuning on this machine, which
+    ``method="auto"`` takes method, update, columns and k from a tuning on this machine, which
     is measured on the first call for a teacher, batch and length and cached
     (``tuning/tuner.py``). ``budget``: nats per token that may be lost, by default 0.02,
     or ``speed``: times sequential. ``update``: a JointSampler is one more candidate.
@@ -111,4 +111,4 @@ def generate(
     if args:
         raise UserError("Method 'auto' takes everything after the method by keyword.")
     choice, passed = resolve(teacher, update, prompts, settings)
-    return decode(teacher, choice.update, prompts, choice.method, choice.k, **passed)
+    return decode(teacher, choice.update, prompts, choice.method, **passed)

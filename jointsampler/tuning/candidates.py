@@ -1,12 +1,16 @@
-"""What tuning chooses from: updates, lengths of a round, and the seconds that a pair of them takes.
+"""What tuning chooses from: updates, ends of a round, and the seconds that a pair of them takes.
 
 Plain data: no model, no device. Seconds and nats are measured in ``measure.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from ..decoding.methods import get_method
+from ..decoding.stops import FixedK, StopRule
 
 COLUMNS = (4, 8, 16, 32)  # that a refresh may recompute
 SCREENED = 8  # columns at which the column policies are compared with each other
@@ -20,6 +24,34 @@ class UpdateCase:
     columns: int | None = None  # None: no columns, or all of them
     policy: str | None = None
     sampler: str | None = None
+
+
+@dataclass(frozen=True)
+class RuleCase:
+    """A method whose stop rule ends the rounds, without an update, and the rule's one setting."""
+
+    method: str
+    setting: str
+    value: float
+
+
+# The published rules on the full pass alone, from careful to fast.
+RULES = (
+    RuleCase("threshold", "threshold", 0.95),
+    RuleCase("threshold", "threshold", 0.9),
+    RuleCase("threshold", "threshold", 0.7),
+    RuleCase("factor", "factor", 0.5),
+    RuleCase("entropy_bound", "bound", 0.1),
+    RuleCase("entropy_bound", "bound", 0.5),
+)
+Rounds = int | RuleCase  # how rounds end: after k reveals, or by a rule
+
+
+def stop_rule(rounds: Rounds, length: int) -> StopRule:
+    """The rule of ``rounds`` for responses of ``length``."""
+    if isinstance(rounds, int):
+        return FixedK(rounds)
+    return get_method(rounds.method).stop(1, length, {rounds.setting: rounds.value})
 
 
 def column_counts(positions: int) -> list[int]:
@@ -54,3 +86,20 @@ def seconds_per_token(full: float, update: float, k: int, length: int, batch: in
     """
     rounds = -(-length // k)
     return (rounds * full + (length - rounds) * update) / (length * batch)
+
+
+def seconds_by_rule(full: float, reveal: float, rounds: Mapping[int, int], batch: int) -> float:
+    """The same where a rule ends the rounds, row by row; rounds: how many had each number of reveals.
+
+    A batch makes as many reveals as the longest of its rows' rounds, and one more that the
+    rule refuses. ``reveal``: seconds of a reveal without an update.
+    """
+    count = sum(rounds.values())
+    mean = sum(reveals * times for reveals, times in rounds.items()) / count
+    longest, below, seen = 0.0, 0.0, 0
+    for reveals, times in sorted(rounds.items()):
+        seen += times
+        up_to = (seen / count) ** batch  # that no row of the batch has more
+        longest += reveals * (up_to - below)
+        below = up_to
+    return (full + longest * reveal) / (mean * batch)

@@ -6,6 +6,8 @@ shorter rounds, by the age of the round at each reveal.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,14 +18,13 @@ from ..corpus.trajectories import Trajectories
 from ..decoding.loop import Strategy
 from ..decoding.orders import get_order
 from ..decoding.sampling import Sampling
-from ..decoding.stops import FixedK
 from ..evaluation.kl import Walk, walk
 from ..evaluation.stats import Interval, bootstrap
 from ..teachers.protocol import Teacher
 from ..updates import Update
-from .candidates import UpdateCase, walked
+from .candidates import Rounds, RuleCase, UpdateCase, stop_rule, walked
 
-Job = tuple[UpdateCase, int]  # an update, and the reveals of each round of its walk
+Job = tuple[UpdateCase, Rounds]  # an update, and the rounds of its walk
 
 
 def ages(rounds: np.ndarray) -> np.ndarray:
@@ -33,14 +34,26 @@ def ages(rounds: np.ndarray) -> np.ndarray:
     return slot - np.maximum.accumulate(np.where(begins, slot, 0), axis=1)
 
 
-def nats_of_rounds(walks: Sequence[Walk], k: int) -> Interval:
-    """Nats per token of rounds of k reveals, from walks in rounds of at least k; over trajectories."""
+def nats_of_rounds(walks: Sequence[Walk], k: float = math.inf) -> Interval:
+    """Nats per token of rounds of k reveals, from walks in rounds of at least k; over trajectories.
+
+    Without k: of the rounds as they were.
+    """
     units = []
     for each in walks:
         within = each.counted & (ages(each.round) < k)
         units.append(np.stack([(each.nats * within).sum(1), within.sum(1)], axis=1))
     rows = np.concatenate(units)
     return bootstrap(lambda m: m[..., 0] / m[..., 1], rows[rows[:, 1] > 0])
+
+
+def reveals_of_rounds(walks: Sequence[Walk]) -> dict[int, int]:
+    """How many rounds of all rows had each number of reveals."""
+    found: Counter[int] = Counter()
+    for each in walks:
+        for row in each.round:
+            found.update(np.unique(row[row >= 0], return_counts=True)[1].tolist())
+    return dict(sorted(found.items()))
 
 
 @dataclass
@@ -61,10 +74,9 @@ class Walks:
 
     def add(self, job: Job, update: Update) -> None:
         """One more turn of ``job``."""
-        k = job[1]
         done = self.found.setdefault(job, [])
-        sampling = Sampling(self.temperature)
-        strategy = Strategy(update, FixedK(k), get_order(self.order), sampling, self.seed)
+        rule, sampling = stop_rule(job[1], self.length), Sampling(self.temperature)
+        strategy = Strategy(update, rule, get_order(self.order), sampling, self.seed)
         done.append(
             walk(
                 self.teacher, strategy, self._rows(len(done)), path="sampled",
@@ -72,10 +84,18 @@ class Walks:
             )
         )  # fmt: skip
 
-    def nats(self, case: UpdateCase, k: int) -> Interval | None:
-        """Nats per token of ``case`` in rounds of k; None where its walk was not made."""
-        walks = self.found.get((case, walked(k, self.length)))
-        return nats_of_rounds(walks, k) if walks else None
+    def nats(self, case: UpdateCase, rounds: Rounds) -> Interval | None:
+        """Nats per token of ``case`` in ``rounds``; None where its walk was not made."""
+        if isinstance(rounds, RuleCase):
+            walks = self.found.get((case, rounds))
+            return nats_of_rounds(walks) if walks else None
+        walks = self.found.get((case, walked(rounds, self.length)))
+        return nats_of_rounds(walks, rounds) if walks else None
+
+    def reveals(self, case: UpdateCase, rule: RuleCase) -> dict[int, int] | None:
+        """As :func:`reveals_of_rounds`; None where the walk was not made."""
+        walks = self.found.get((case, rule))
+        return reveals_of_rounds(walks) if walks else None
 
     @property
     def made(self) -> int:

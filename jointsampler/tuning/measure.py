@@ -5,7 +5,7 @@ Within a limit of time, the work goes where the pick may fall:
 1. Column policies are compared at one number of columns; those near the best go on.
 2. A full pass and all updates are timed, interleaved.
 3. Every update walks, shorter rounds first. One that a faster one beats clearly at
-   some k walks no longer rounds.
+   some k walks no longer rounds. The published stop rules walk once each.
 4. What time is left goes to further trajectories of the candidates near the frontier.
 """
 
@@ -27,10 +27,14 @@ from ..teachers.columns import check_rerun
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate, Refresh, Update, joint_update
 from .candidates import (
+    RULES,
     SCREENED,
+    Rounds,
+    RuleCase,
     UpdateCase,
     column_counts,
     round_lengths,
+    seconds_by_rule,
     seconds_per_token,
     walked,
 )
@@ -43,6 +47,7 @@ TRAJECTORIES = 2  # of a turn
 TURNS = 4
 REPEATS = 9  # of each timed step, fewer where they would take a third of the limit
 LOST = 0.5  # nats per token beyond which more trajectories decide nothing
+_NONE = UpdateCase("none")
 SHORTEST = 4  # tokens of a response that can be timed
 
 
@@ -114,7 +119,7 @@ class _Tuner:
             key=key,
             predicted_for=None,
             full_seconds=self.full,
-            candidates=self._candidates(),
+            candidates=[self._candidate(*pair) for pair in [(_NONE, 1), *self._pairs()]],
             limit=self.limit,
             seconds=self._spent(),
             walks=self.walks.made,
@@ -124,11 +129,11 @@ class _Tuner:
     def _spent(self) -> float:
         return time.perf_counter() - self.begin
 
-    def _walk(self, case: UpdateCase, k: int) -> bool:
+    def _walk(self, case: UpdateCase, rounds: Rounds) -> bool:
         """One more turn of a job; False, without it, once the time is over."""
         if self._spent() > self.limit:
             return False
-        self.walks.add((case, k), self._update(case))
+        self.walks.add((case, rounds), self._update(case))
         return True
 
     def _update(self, case: UpdateCase) -> Update:
@@ -181,6 +186,10 @@ class _Tuner:
         """Walks of every update that may be on the frontier; False where the limit left some out."""
         # A slower one than sequential, which is exact, needs no walk.
         alive = [case for case in self.cases if self.later[case] < self.full]
+        self.progress(f"walking with {len(RULES)} stop rules")
+        for rule in RULES:
+            if not self._walk(_NONE, rule):
+                return False
         for k in self.levels:
             self.progress(f"walking with {len(alive)} updates in rounds of {k}")
             for case in alive:
@@ -194,34 +203,42 @@ class _Tuner:
         """More trajectories for the candidates that are on the frontier or near it."""
         for _ in range(1, TURNS):
             jobs: dict[Job, None] = {}  # in order, without repetition
-            every = self._candidates()
-            for case in self.cases:
-                for k in round_lengths(self.situation.length):
-                    mine = self._candidate(case, k)
-                    known = mine.nats is not None and mine.nats.value < LOST
-                    if known and not beaten(mine, every):
-                        jobs[case, walked(k, self.situation.length)] = None
+            every = {pair: self._candidate(*pair) for pair in self._pairs()}
+            for (case, rounds), mine in every.items():
+                known = mine.nats is not None and mine.nats.value < LOST
+                if known and not beaten(mine, list(every.values())):
+                    whole = isinstance(rounds, RuleCase)
+                    jobs[case, rounds if whole else walked(rounds, self.situation.length)] = None
             self.progress(f"{len(jobs)} further walks near the frontier")
-            for case, k in jobs:
-                self._walk(case, k)
+            for case, rounds in jobs:
+                self._walk(case, rounds)
 
-    def _candidates(self) -> list[Candidate]:
+    def _pairs(self) -> list[Job]:
+        """Every candidate but ``sequential``. A rule's seconds come from its walk, so it needs one."""
         ks = round_lengths(self.situation.length)
-        found = [self._candidate(case, k) for case in self.cases for k in ks]
-        return [self._candidate(UpdateCase("none"), 1), *found]
+        rules = [rule for rule in RULES if (_NONE, rule) in self.walks.found]
+        return [*((case, k) for case in self.cases for k in ks), *((_NONE, rule) for rule in rules)]
 
-    def _candidate(self, case: UpdateCase, k: int) -> Candidate:
+    def _candidate(self, case: UpdateCase, rounds: Rounds) -> Candidate:
         batch, length = self.situation.batch, self.situation.length
-        token = seconds_per_token(self.full, self.later[case], k, length, batch)
-        exact = Interval(value=0.0, low=0.0, high=0.0, n=0)
+        update, exact = self.later[case], Interval(value=0.0, low=0.0, high=0.0, n=0)
+        if isinstance(rounds, RuleCase):
+            rule, settings = rounds.method, {rounds.setting: rounds.value}
+            reveals = self.walks.reveals(case, rounds)
+            token = seconds_by_rule(self.full, update, reveals, batch)
+        else:
+            rule, settings, reveals = None, {"k": rounds}, None
+            token = seconds_per_token(self.full, update, rounds, length, batch)
         return Candidate(
             update=case.update,
             columns=case.columns,
             policy=case.policy,
             sampler=case.sampler,
-            k=k,
-            update_seconds=self.later[case],
+            rule=rule,
+            settings=settings,
+            reveals=reveals,
+            update_seconds=update,
             seconds_per_token=token,
             speedup=self.full / batch / token,
-            nats=exact if k == 1 else self.walks.nats(case, k),
+            nats=exact if rounds == 1 else self.walks.nats(case, rounds),
         )

@@ -14,7 +14,7 @@ from ..benchmark.cost_model import CostModel
 from ..benchmark.roofline import Device
 from ..benchmark.shapes import Shape
 from ..errors import UserError
-from .candidates import seconds_per_token
+from .candidates import seconds_by_rule, seconds_per_token
 from .results import Candidate, Tuning
 
 _ITEMSIZE = 2  # bytes: bfloat16
@@ -54,7 +54,10 @@ def predict(shape: Shape, device: Device, batch: int, measured: Tuning) -> Tunin
         case = None if each.update == "none" else UpdateCase(None, each.columns, each.policy)
         update = device.seconds(model.update(case, masked))
         opening = device.seconds(model.opening(masked) + model.setup(case))
-        token = seconds_per_token(opening, update, each.k, length, batch)
+        if each.rule is None:
+            token = seconds_per_token(opening, update, each.k, length, batch)
+        else:
+            token = seconds_by_rule(opening, update, each.reveals, batch)
         figures = {
             "update_seconds": update,
             "seconds_per_token": token,

@@ -14,21 +14,30 @@ class Part(BaseModel):
 
 
 class Candidate(Part):
-    """One update in rounds of k reveals."""
+    """One update in rounds of k reveals, or none in the rounds of a stop rule."""
 
     update: Literal["none", "refresh", "joint"]
     columns: int | None
     policy: str | None
     sampler: str | None  # fingerprint of the joint sampler's weights
-    k: int
+    rule: str | None  # the method whose stop rule ends rounds; None: after k reveals
+    settings: dict[str, int | float]  # of ``generate``: k, or the rule's own
+    reveals: dict[int, int] | None  # a rule's rounds of each number of reveals, as measured
     update_seconds: float  # an update and the reveal after it, median
     seconds_per_token: float  # of all rows, by the cost model: full passes + updates
     speedup: float  # over one token per full pass
     nats: Interval | None  # per token at its own samples, over trajectories; None: not measured
 
     @property
+    def k(self) -> int | None:
+        """Reveals of a round; None where a rule ends it."""
+        return self.settings.get("k")
+
+    @property
     def method(self) -> str:
         """The method's name for ``generate``."""
+        if self.rule is not None:
+            return self.rule
         if self.k == 1:
             return "sequential"
         return "marginal" if self.update == "none" else self.update
@@ -39,7 +48,8 @@ class Candidate(Part):
         parts = [self.method]
         if self.columns is not None:
             parts.append(f"{self.columns} columns by {self.policy}")
-        return ", ".join([*parts, f"k = {self.k}"])
+        settings = [f"{name} = {value:g}" for name, value in self.settings.items()]
+        return ", ".join([*parts, *settings])
 
     def expected(self) -> str:
         """The candidate with its measured figures, as one line."""

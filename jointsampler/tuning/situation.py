@@ -22,7 +22,7 @@ from ..version import VERSION
 from .results import Tuning
 
 KIND = "tuning"
-FORM = 1  # of the file; another number makes older files unfindable
+FORM = 2  # of the file; another number makes older files unfindable
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Choice:
 
     method: str
     update: Update | JointSampler | None
-    k: int
+    settings: dict[str, int | float]  # k, or the stop rule's own
     candidate: Candidate
     tuning: Tuning
 
@@ -93,4 +93,4 @@ def choose(
         update = Refresh(best.columns, best.policy)
     elif best.update == "joint":
         update = next(each for each in samplers if fingerprint(each) == best.sampler)
-    return Choice(best.method, None if best.k == 1 else update, best.k, best, tuning)
+    return Choice(best.method, None if best.k == 1 else update, best.settings, best, tuning)

@@ -3,8 +3,9 @@
     python -m tests.ray.small_stage MODE FOLDER
 
 MODE: "slow" items take eight seconds each; "broken" fails to load on the node that a
-process came to first; "poison" ends the process at item 3, and "error" raises there;
-"unset" is "slow" with Ray Data's own settings. Prints the items done, sorted, as its last line.
+process came to first, and half of the items end only after that; "poison" ends the
+process at item 3, and "error" raises there; "unset" is "slow" with Ray Data's own
+settings. Prints the items done, sorted, as its last line.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class SmallActor(spread.Worker):
     def do(self, index: int) -> spread.Done:
         if self.plan.mode in ("slow", "unset"):
             time.sleep(8)
+        if self.plan.mode == "broken" and self._post.attempt == 1 and index >= ITEMS // 2:
+            time.sleep(600)  # until the execution is given up: the good node must not finish alone
         if self.plan.mode == "poison" and index == 3:
             time.sleep(1)
             os._exit(1)

@@ -8,13 +8,16 @@ import torch
 
 from jointsampler.evaluation.kl import Walk
 from jointsampler.tuning.candidates import (
+    RULES,
     UpdateCase,
     column_counts,
     round_lengths,
+    seconds_by_rule,
     seconds_per_token,
+    stop_rule,
     walked,
 )
-from jointsampler.tuning.fidelity import Walks, ages, nats_of_rounds
+from jointsampler.tuning.fidelity import Walks, ages, nats_of_rounds, reveals_of_rounds
 from jointsampler.tuning.situation import up_to_a_power_of_two
 from jointsampler.updates import NoUpdate
 from tests.support.analytic import OracleUpdate, shuffle_teacher
@@ -45,6 +48,32 @@ def test_the_cost_is_a_full_pass_per_round_and_an_update_for_every_other_token(k
     assert seconds_per_token(1.0, 0.25, k, length, batch=3) == pytest.approx(total / length / 3)
 
 
+def test_rounds_of_a_rule_that_all_have_k_reveals_cost_those_and_the_refused_one():
+    found = seconds_by_rule(1.0, 0.25, {4: 6}, batch=3)
+    assert found == pytest.approx((1.0 + 4 * 0.25) / 4 / 3)
+
+
+def test_a_batch_waits_for_the_longest_of_its_rows_rounds():
+    rounds = {1: 1, 3: 1}  # two reveals on average
+    alone, many = (seconds_by_rule(1.0, 0.5, rounds, batch) * batch for batch in (1, 64))
+    assert alone == pytest.approx((1.0 + 2 * 0.5) / 2)
+    assert many == pytest.approx((1.0 + 3 * 0.5) / 2)
+
+
+def test_the_rules_are_those_of_their_methods():
+    assert [type(stop_rule(rule, 8)).__name__ for rule in RULES] == [
+        "Threshold", "Threshold", "Threshold", "Factor", "EntropyBound", "EntropyBound",
+    ]  # fmt: skip
+    assert stop_rule(RULES[1], 8).limit == 8 and stop_rule(4, 8).limit == 4
+
+
+def test_reveals_are_counted_by_round_and_unmade_ones_are_not():
+    rounds = np.array([[0, 0, 0, 1, 1, 2], [0, 1, 1, 1, -1, -1]])
+    nats, none = np.zeros((2, 6)), np.zeros(2, dtype=int)
+    walk = Walk(nats, rounds, rounds, rounds >= 0, nats, none, none)
+    assert reveals_of_rounds([walk, walk]) == {1: 4, 2: 2, 3: 4}
+
+
 def test_ages_count_the_reveals_since_the_full_pass():
     rounds = np.array([[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 2, 2, 2, -1, -1]])
     assert ages(rounds).tolist() == [[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 0, 1, 2, 3, 0, 1]]
@@ -55,6 +84,7 @@ def test_shorter_rounds_are_read_off_by_age_and_full_ones_are_the_walks_own():
     rounds = np.array([[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, -1]])
     counted, none = rounds >= 0, np.zeros(2, dtype=int)
     walk = Walk(nats, rounds, rounds, counted, nats, none, none)
+    assert nats_of_rounds([walk]).value == nats_of_rounds([walk], 3).value
     assert nats_of_rounds([walk], 3).value == pytest.approx(walk.nats_per_token().value)
     assert nats_of_rounds([walk], 2).value == pytest.approx(np.mean([0, 1, 3, 4, 6, 7, 9, 10]))
     assert nats_of_rounds([walk], 1).value == pytest.approx(np.mean([0, 3, 6, 9]))

@@ -14,9 +14,9 @@ from jointsampler.tuning.picking import beaten
 
 def candidate(speedup: float, nats: float | None, k: int = 2) -> Candidate:
     return Candidate(
-        update="refresh", columns=8, policy="near", sampler=None, k=k, update_seconds=0.1,
-        seconds_per_token=1 / speedup, speedup=speedup,
-        nats=None if nats is None else Interval(value=nats, low=nats, high=nats, n=2),
+        update="refresh", columns=8, policy="near", sampler=None, rule=None,
+        settings={"k": k}, reveals=None, update_seconds=0.1, seconds_per_token=1 / speedup,
+        speedup=speedup, nats=None if nats is None else Interval(value=nats, low=nats, high=nats, n=2),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from jointsampler.evaluation.stats import Interval
 from jointsampler.tuning import Tuning, choose, frontier, pick
 from jointsampler.tuning import tune as tune_package_function
 from jointsampler.tuning.auto import resolve
-from jointsampler.tuning.candidates import seconds_per_token
+from jointsampler.tuning.candidates import RULES, seconds_by_rule, seconds_per_token
 from jointsampler.tuning.situation import fingerprint
 from tests.support.analytic import skewed_teacher
 from tests.support.samplers import busy_sampler
@@ -50,7 +50,7 @@ def test_the_package_exports_one_tune():
 
 
 def test_every_update_is_a_candidate_at_every_k_and_sequential_is_the_first(measured, hybrid_like):
-    first, *others = measured.candidates
+    first, *others = [each for each in measured.candidates if each.rule is None]
     assert measured.complete and first.k == 1 and first.speedup == 1 and first.nats.value == 0
     assert {each.k for each in others} == {2, 4, 8}
     assert {each.update for each in others} == {"none", "joint", "refresh"}
@@ -61,18 +61,32 @@ def test_every_update_is_a_candidate_at_every_k_and_sequential_is_the_first(meas
 
 
 def test_seconds_follow_from_the_measured_steps(measured):
+    full, batch = measured.full_seconds, 2
     for each in measured.candidates:
-        expected = seconds_per_token(
-            measured.full_seconds, each.update_seconds, each.k, LENGTH, batch=2
-        )
+        if each.rule is None:
+            expected = seconds_per_token(full, each.update_seconds, each.k, LENGTH, batch)
+        else:
+            expected = seconds_by_rule(full, each.update_seconds, each.reveals, batch)
         assert each.seconds_per_token == pytest.approx(expected)
-        base = measured.full_seconds / 2
+        base = full / batch
         assert each.speedup == pytest.approx(base / expected)
+
+
+def test_every_published_rule_is_a_candidate_of_its_own_rounds(measured):
+    rules = [each for each in measured.candidates if each.rule is not None]
+    assert [(e.method, *e.settings.items()) for e in rules] == [
+        (rule.method, (rule.setting, rule.value)) for rule in RULES
+    ]
+    for each in rules:
+        assert each.update == "none" and each.k is None and each.nats.n == 2
+        made = sum(reveals * times for reveals, times in each.reveals.items())
+        assert made <= 2 * LENGTH and max(each.reveals) <= LENGTH
 
 
 def test_a_refresh_is_nearer_than_the_marginal(measured):
     """Where both walked at one k; a refresh that is no faster than sequential does not walk."""
-    nats = {(e.update, e.columns, e.policy, e.k): e.nats.value for e in measured.measured}
+    fixed = [each for each in measured.measured if each.rule is None]
+    nats = {(e.update, e.columns, e.policy, e.k): e.nats.value for e in fixed}
     pairs = [
         (n, nats["none", None, None, key[3]]) for key, n in nats.items() if key[0] == "refresh"
     ]
@@ -82,7 +96,8 @@ def test_a_refresh_is_nearer_than_the_marginal(measured):
 def test_an_update_slower_than_a_full_pass_does_not_walk(measured):
     for each in measured.candidates:
         screened = each.update == "refresh" and each.columns == 8 and each.k == 2
-        if each.update_seconds >= measured.full_seconds and not screened and each.k > 1:
+        exempt = screened or each.k == 1 or each.rule is not None
+        if each.update_seconds >= measured.full_seconds and not exempt:
             assert each.nats is None
 
 
@@ -137,11 +152,11 @@ def test_auto_equals_the_explicit_call_of_the_chosen_combination(tiny, given, hy
     for aim in aims:
         auto = generate(tiny, hybrid_like, method="auto", **aim, **CALL)
         choice = choose(tune(tiny, 2, LENGTH, [hybrid_like]), [hybrid_like], **aim)
-        same = generate(tiny, choice.update, method=choice.method, k=choice.k, **CALL)
+        same = generate(tiny, choice.update, method=choice.method, **choice.settings, **CALL)
         assert torch.equal(auto.sequences, same.sequences)
         assert torch.equal(auto.order, same.order) and torch.equal(auto.round, same.round)
         assert (auto.method, auto.rule) == (same.method, same.rule)
-        assert (auto.method, auto.rule.limit) == (choice.candidate.method, choice.k)
+        assert auto.method == choice.candidate.method
         assert f"auto: {choice.candidate}" in caplog.text
     assert "tuning for batch 2, 8 tokens" in caplog.text
 
@@ -178,7 +193,8 @@ def test_a_teacher_that_cannot_rerun_columns_has_no_refresh():
     found = tune(teacher, 1, 6)
     assert {each.update for each in found.candidates} == {"none"}
     assert pick(found.candidates, budget=0).k == 1
-    assert all(each.nats is not None for each in found.candidates)
+    # Whether a reveal is faster than a pass of so small a teacher depends on the machine.
+    assert all(each.nats is not None for each in found.candidates if each.speedup > 1)
 
 
 def test_the_time_limit_leaves_candidates_unmeasured_and_out_of_the_pick(tiny):
@@ -272,4 +288,4 @@ def test_the_first_arguments_of_generate_keep_their_places(tiny):
 
 def test_resolving_keeps_what_decoding_needs(tiny, given):
     _, left = resolve(tiny, None, None, {"budget": 0, "k": None, "cache": "none", **CALL})
-    assert left == CALL
+    assert left == CALL | {"k": 1}
