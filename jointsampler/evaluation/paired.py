@@ -15,8 +15,8 @@ between chunks; that of ``cost`` has it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -31,11 +31,13 @@ from ..errors import UserError
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate
-from .differences import as_units
+from .differences import as_units, differences
+from .environment import machine, packages
 from .kl import Walk, walk
-from .measured import NATS_ON_TASKS
-from .parallelism import task_figures
-from .results import Examples, Fidelity, MethodResult
+from .measured import NATS_ON_TASKS, Metric
+from .pairing import items_of
+from .parallelism import COLUMNS, curves, task_figures
+from .results import Examples, Fidelity, MethodResult, Results, TeacherCard
 from .stats import EXACT, Interval, bootstrap
 from .unmasking import unmaskings
 
@@ -109,7 +111,7 @@ class PairedRun:
     """The measurement of ``contenders``, the first of which is the reference of all ratios.
 
     :meth:`details` takes the times of single prompts and the KL, :meth:`chunks` decodes all
-    prompts, and after every chunk :meth:`rows` is the table so far.
+    prompts, after every chunk :meth:`rows` is the table so far, and :meth:`results` is the end.
     """
 
     def __init__(self, teacher: Teacher, contenders: Sequence[Contender], conditions: Paired):
@@ -159,18 +161,40 @@ class PairedRun:
             for contender, record in zip(self.contenders, self._records, strict=True)
         ]
 
-    def examples(self, shown: int) -> Examples:
-        """The answers of every contender to the first ``shown`` prompts, behind the prompts."""
-        first = [record.done[0] for record in self._records]
-        prompts = [prompt for _, prompt in self._asked[:shown]]
-        return Examples(
-            columns=[row.title for row in self.rows()],
-            texts=[
-                [prompt + text for prompt, text in zip(prompts, out.texts, strict=False)]
-                for out in first
-            ],
-            unmaskings=[unmaskings(out, self.teacher, shown) for out in first],
+    def results(self, against: Collection[str] = ("sequential",), shown: int = 4) -> Results:
+        """:meth:`rows` with the conditions under which they were measured.
+
+        ``against``: the methods from whose rows all others differ (``differences.py``).
+        ``shown``: prompts whose answers are kept as examples.
+        """
+        teacher, rows = self.teacher, self.rows()
+        order = self.contenders[0].strategy.order.name
+        drawn = (teacher.fingerprint, self.conditions.max_new_tokens, order, self.conditions.seed)
+        items: dict[Metric, str] = dict.fromkeys(COLUMNS, items_of(*drawn, self._asked))
+        if self.conditions.fidelity:
+            first = self._asked[: len(self._first(self.conditions.fidelity))]
+            items[NATS_ON_TASKS["sampled"]] = items_of(*drawn, first)
+        return Results(
+            config={**asdict(self.conditions), "order": order},
+            versions=packages(),
+            machine=machine(),
+            teacher=TeacherCard(
+                name=teacher.name, family=teacher.family, fingerprint=teacher.fingerprint
+            ),
+            methods=rows,
+            items=items,
+            differences=differences(rows, against),
+            curves=curves(rows),
+            examples=self._examples([row.title for row in rows], shown),
         )
+
+    def _examples(self, titles: list[str], shown: int) -> Examples:
+        """The answers to the first prompts of the first chunk, behind their prompts."""
+        first = [record.done[0] for record in self._records]
+        prompts = [prompt for _, prompt in self._asked[: min(shown, len(self._parts[0]))]]
+        texts = [[p + text for p, text in zip(prompts, o.texts, strict=False)] for o in first]
+        records = [unmaskings(out, self.teacher, len(prompts)) for out in first]
+        return Examples(columns=titles, texts=texts, unmaskings=records)
 
     def _first(self, each: int) -> Tensor:
         """[N] int64: the first ``each`` prompts of every task, or all where there are fewer."""
