@@ -1,16 +1,18 @@
 """Runs compared: every figure of the settings that both have, and what the noise allows to say.
 
-The interval of a difference takes the two runs as independent. Runs that share
-seeds are usually positively correlated, so it is then too wide rather than too narrow.
+A difference is paired where both runs hold the same items (``evaluation/pairing.py``).
+Elsewhere its interval takes the two runs as independent, and the reason is said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from ..evaluation.pairing import Figure, aups, figures
 from ..evaluation.results import MethodResult
-from ..evaluation.stats import Interval, difference_of
+from ..evaluation.stats import Interval
 from .charts import interval_text, number_text
 from .record import Run
 from .tables import METRICS, Metric
@@ -23,6 +25,8 @@ class Difference:
     text: str
     verdict: str
     look: str  # noise, better, worse, other, equal or unknown
+    pairs: str = ""  # whether it is paired, in words; empty where there is no interval
+    unpaired: str = ""  # why it is not
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,37 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     for title, first in by_title[0].items():
         rows = [settings.get(title) for settings in by_title]
         if any(row is not None for row in rows[1:]):
-            made = [_compared(metric, rows) for metric in METRICS]
+            known = [
+                {} if row is None else figures(run.results, row)
+                for run, row in zip(runs, rows, strict=True)
+            ]
+            made = [_compared(metric, rows, known) for metric in METRICS]
             found.append(Comparison(title, first.method, [row for row in made if row is not None]))
     return found
+
+
+def compared_aups(runs: Sequence[Run]) -> Comparison | None:
+    """AUP by tokens per pass of the methods that the first run and another one have."""
+    known = [aups(run.results) for run in runs]
+    rows = []
+    for label in known[0]:
+        sides = [found.get(label) for found in known]
+        if any(side is not None for side in sides[1:]):
+            metric = Metric(label, "aup", "more", 1)
+            texts = ["–" if side is None else interval_text(side.value, 1) for side in sides]
+            rows.append((label, texts, [_judged(metric, sides[0], side) for side in sides[1:]]))
+    return Comparison("AUP", "", rows) if rows else None
+
+
+def reasons(found: Iterable[Comparison]) -> list[tuple[str, list[str]]]:
+    """(why figures are not paired, their names)."""
+    names: dict[str, dict[str, None]] = {}
+    for comparison in found:
+        for name, _, row in comparison.rows:
+            for difference in row:
+                if difference.unpaired:
+                    names.setdefault(difference.unpaired, {})[name] = None
+    return [(why, list(which)) for why, which in names.items()]
 
 
 def only_in_one(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -58,33 +90,55 @@ def only_in_one(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _compared(
-    metric: Metric, rows: Sequence[MethodResult | None]
+    metric: Metric, rows: Sequence[MethodResult | None], known: Sequence[dict[str, Figure]]
 ) -> tuple[str, list[str], list[Difference]] | None:
-    values = [None if row is None else metric.get(row) for row in rows]
-    if values[0] is None or all(value is None for value in values[1:]):
+    """``known``: the figures of each run's row."""
+    sides = [
+        None if row is None else found.get(metric.source, metric.get(row))
+        for row, found in zip(rows, known, strict=True)
+    ]
+    if sides[0] is None or all(side is None for side in sides[1:]):
         return None
     texts = ["–" if row is None else metric.text(row) for row in rows]
-    return metric.name, texts, [_judged(metric, values[0], value) for value in values[1:]]
+    return metric.name, texts, [_judged(metric, sides[0], side) for side in sides[1:]]
 
 
-def _judged(metric: Metric, a: Interval | float, b: Interval | float | None) -> Difference:
+def _judged(metric: Metric, a: Figure | float, b: Figure | float | None) -> Difference:
+    """``b`` minus ``a``, that of the first run."""
     if b is None:
         return Difference("–", "not measured", "unknown")
-    if not isinstance(a, Interval) or not isinstance(b, Interval):
+    if not isinstance(a, Figure) or not isinstance(b, Figure):
         return Difference(number_text(b - a, metric.digits, "+"), "no interval", "unknown")
-    found = difference_of(b, a)
-    if found.low is None or found.high is None:
-        return Difference(number_text(found.value, metric.digits, "+"), "no interval", "unknown")
-    if a == b and not a.n:  # exact by construction
+    if a.value == b.value and not a.value.n:  # exact by construction
         return Difference("0", "equal", "equal")
-    text = interval_text(found, metric.digits, "+")
-    if found.low <= 0 <= found.high:
+    change = b.minus(a)
+    found = in_words(change.value, metric.better, metric.digits)
+    if found.look == "unknown":
+        return found
+    pairs = "unpaired" if change.unpaired else f"paired, n = {change.value.n}"
+    return replace(found, pairs=pairs, unpaired=change.unpaired)
+
+
+def in_words(value: Interval, better: Literal["less", "more"] | None, digits: int) -> Difference:
+    """A difference with its verdict; ``better`` is None where neither direction is."""
+    text = interval_text(value, digits, "+")
+    if value.low is None or value.high is None:
+        return Difference(text, "no interval", "unknown")
+    if value.low == value.high == 0:
+        return Difference("0", "equal", "equal")
+    if value.low <= 0 <= value.high:
         return Difference(text, "inside the noise", "noise")
-    direction = "more" if found.value > 0 else "less"
-    if metric.better is None:
+    direction = "more" if value.low > 0 else "less"
+    if better is None:
         return Difference(text, direction, "other")
-    good = direction == metric.better
-    return Difference(text, "better" if good else "worse", "better" if good else "worse")
+    verdict = "better" if direction == better else "worse"
+    return Difference(text, verdict, verdict)
+
+
+def counts(found: Iterable[Difference]) -> dict[str, int]:
+    """How many differences are judged, and how many of these lie outside the noise."""
+    looks = [one.look for one in found if one.look not in ("unknown", "equal")]
+    return {"judged": len(looks), "outside": sum(look != "noise" for look in looks)}
 
 
 def settings_that_differ(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

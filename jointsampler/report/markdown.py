@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..evaluation.measured import Axis, Bin
 from ..evaluation.results import Fidelity, MethodResult, Results
 from ..evaluation.stats import Interval
-
-AXES: dict[Axis, str] = {
-    "mask_ratio": "masked share",
-    "step": "step in the round",
-    "distance": "distance to a revealed token",
-}
+from . import where
+from .accuracy import accuracy_table
+from .tables import Table
 
 
 def markdown(results: Results) -> str:
@@ -29,8 +25,8 @@ def markdown(results: Results) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table without the columns that hold nothing but "-"."""
-    kept = [i for i in range(len(head)) if i == 0 or any(row[i] != "-" for row in rows)]
+    """A Markdown table without the columns that hold no figure."""
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] not in ("-", "–") for row in rows)]
     lines = [[head[i] for i in kept], ["---"] * len(kept)]
     lines += [[row[i].replace("|", "\\|") for i in kept] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -86,24 +82,15 @@ def _number(value: float | None) -> str:
 
 
 def _curves(results: Results) -> str:
-    if not results.curves:
+    found = accuracy_table(results)
+    if found is None:
         return ""
-    speeds = sorted({at.level for curve in results.curves for at in curve.accuracy_at})
-    shares = sorted({at.level for curve in results.curves for at in curve.cost_at}, reverse=True)
-    head = ["method", "AUP", "AUP by cost"]
-    head += [f"accuracy at {speed:g} x sequential's speed" for speed in speeds]
-    head += [f"speed at {share:g} of sequential's accuracy" for share in shares]
-    rows = []
-    for curve in results.curves:
-        at = {("speed", a.level): a.value for a in curve.accuracy_at}
-        at |= {("share", a.level): a.value for a in curve.cost_at}
-        rows.append([
-            curve.label, f"{curve.aup.value:.1f}", f"{curve.aup_cost.value:.1f}",
-            *(shown(at.get(("speed", level))) for level in speeds),
-            *(shown(at.get(("share", level))) for level in shares),
-        ])  # fmt: skip
-    note = "Speed: tokens per cost on the task prompts, relative to sequential's."
-    return "\n\n".join(["## Accuracy against parallelism", note, table(head, rows)])
+    return f"## {found.title}\n\n{_of_table(found, 'method')}"
+
+
+def _of_table(found: Table, first: str) -> str:
+    """A table of the page without settings; ``first`` is the head of its first column."""
+    return table([first, *found.columns], [[label, *cells] for label, _, _, cells in found.rows])
 
 
 def _differences(results: Results) -> str:
@@ -117,37 +104,13 @@ def _differences(results: Results) -> str:
 
 
 def _breakdown(results: Results) -> str:
-    """Captured dependency by place where it was measured, else nats; recorded path, text."""
-    parts = []
-    for axis, title in AXES.items():
-        rows, places = [], {}
-        for result in results.methods:
-            fidelity = result.kl.get("recorded")
-            bins = [] if fidelity is None else fidelity.breakdown.get(axis, [])
-            cells = {_place(axis, found): _in_bin(found) for found in bins}
-            places |= {_place(axis, found): found.low for found in bins}
-            rows.append((result.title, cells))
-        ordered = sorted(places, key=places.get)
-        kept = [[name, *(cells.get(p, "-") for p in ordered)] for name, cells in rows if cells]
-        if kept:
-            parts.append(table([title, *ordered], kept))
-    if not parts:
+    """Nats and captured dependency by place; recorded path, text."""
+    found = where.groups(results)
+    if not found:
         return ""
-    note = "Nats per reveal, and captured dependency in percent, on the recorded path."
+    note = "Nats per reveal on the recorded path, and captured dependency."
+    parts = [_of_table(each, each.title) for group in found for each in group.tables]
     return "\n\n".join(["## Where the KL arises", note, *parts])
-
-
-def _place(axis: Axis, found: Bin) -> str:
-    if axis == "mask_ratio":
-        return f"{found.low:g} to {found.high:g}"
-    if found.high is None:
-        return f"{found.low:g} or more"
-    return f"{found.low:g}" if found.low == found.high else f"{found.low:g} to {found.high:g}"
-
-
-def _in_bin(found: Bin) -> str:
-    captured = "" if found.captured is None else f" ({100 * found.captured.value:.0f} %)"
-    return f"{found.nats.value:.4f}{captured}"
 
 
 def _foot(results: Results) -> str:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ import jinja2
 import yaml
 from jinja2.utils import markupsafe
 
-from ..evaluation.results import KLPath, SweepTable
-from . import charts, differences, tables
+from ..evaluation.results import KLPath, Results, SweepTable
+from . import charts, differences, tables, where
+from .accuracy import accuracy_figure, accuracy_table
+from .pairs import pair_tables
+from .provenance import origin, warnings
 from .record import Run, distinctly_named
 
 STYLES = ("chart.css", "page.css")
@@ -28,25 +32,40 @@ PATHS: tuple[KLPath, ...] = ("own", "sampled")  # the first that was measured is
 HEAT_LEVELS = 8
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: its title in the navigation and above it, and its template."""
+
+    anchor: str
+    title: str
+    template: str
+
+
 def write_report(run: Run, folder: Path) -> Path:
     """Write ``index.html`` into ``folder``; returns the page's path."""
     r = run.results
-    sections = [
-        ("frontier", "Fidelity against cost"),
-        ("by-k", "By k"),
-        *([("steps", "Step through a sample")] if step_lanes([run]) else []),
-        *([("samples", "Samples")] if r.examples else []),
-        *([("sweep", "Sweep")] if r.sweep else []),
-        *([("learning", "Learning curves")] if run.record.curve else []),
-        ("provenance", "How it was made"),
-    ]
+    lanes, curves, groups = step_lanes([run]), curve_figures([run]), where.groups(r)
+    pairs = pair_tables(r)
+    sections = {
+        Section("frontier", "Fidelity against cost", "frontier.html"): True,
+        Section("by-k", "By k", "by_k.html"): True,
+        Section("where", "Where the KL arises", "where.html"): groups,
+        Section("accuracy", "Accuracy against speed", "accuracy.html"): r.curves,
+        Section("pairs", "Differences in pairs", "pairs.html"): pairs,
+        Section("steps", "Step through a sample", "steps.html"): lanes,
+        Section("samples", "Samples side by side", "samples.html"): r.examples,
+        Section("sweep", "The sweep", "sweep.html"): r.sweep,
+        Section("learning", "Learning curves", "learning.html"): curves,
+        Section("provenance", "How it was made", "provenance.html"): True,
+    }
     return _write(
-        "report.html",
+        "report",
         folder,
-        sections,
+        [section for section, wanted in sections.items() if wanted],
+        title=f"Joint sampling report: {run.name}",
+        heading="Joint sampling report",
         run=run,
         r=r,
-        leads=tables.leads(r),
         frontiers=[
             (
                 title,
@@ -55,48 +74,73 @@ def write_report(run: Run, folder: Path) -> Path:
             )
             for title, tasks, path in measured_paths([run])
         ],
-        plots=over_k_figures([run]),
-        tables=tables.tables(r),
-        lanes=step_lanes([run]),
-        sample_rows=r.examples and list(zip(*r.examples.texts, strict=True)),
-        heat=r.sweep and heat_map(r.sweep),
-        sweep_figure=r.sweep and charts.sweep_figure(r.sweep),
-        trial_name=charts.trial_name,
-        curves=curve_figures([run]),
-        longest=max(
-            (max(s.seconds, s.forecast_seconds or 0.0) for s in run.record.stages.values()),
-            default=1.0,
+        groups=groups,
+        pairs=pairs,
+        pair_counts=differences.counts(
+            one for table in pairs for _, _, row in table.rows for one in row if one is not None
         ),
-        origin=origin(run),
-        config=yaml.safe_dump(r.config, sort_keys=False),
+        lanes=lanes,
+        curves=curves,
+        **_of_results(r),
+        **_of_run(run),
     )
+
+
+def _of_results(r: Results) -> dict[str, Any]:
+    """What the report's templates show of results.json."""
+    return {
+        "leads": tables.leads(r),
+        "tables": tables.tables(r),
+        "accuracy_table": accuracy_table(r),
+        "sample_rows": r.examples and list(zip(*r.examples.texts, strict=True)),
+        "heat": r.sweep and heat_map(r.sweep),
+        "sweep_figure": r.sweep and charts.sweep_figure(r.sweep),
+        "trial_name": charts.trial_name,
+        "config": yaml.safe_dump(r.config, sort_keys=False),
+    }
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    """What they show of the run, and the charts that a comparison has too."""
+    times = [max(s.seconds, s.forecast_seconds or 0.0) for s in run.record.stages.values()]
+    return {
+        "plots": over_k_figures([run]),
+        "accuracy_figure": accuracy_figure([run]),
+        "longest": max(times, default=1.0),
+        "origin": origin(run),
+    }
 
 
 def write_comparison(runs: Sequence[Run], folder: Path) -> Path:
     """Write ``index.html`` with two or more runs side by side; differences are to the first."""
     runs = distinctly_named(runs)
-    compared = differences.comparisons(runs)
-    every = [d for c in compared for _, _, row in c.rows for d in row]
-    judged = [d for d in every if d.look not in ("unknown", "equal")]
+    aup = differences.compared_aups(runs)
+    compared = [*differences.comparisons(runs), *([aup] if aup else [])]
     origins = [origin(run) for run in runs]
-    lanes, curves = step_lanes(runs), curve_figures(runs)
+    lanes, curves, accuracy = step_lanes(runs), curve_figures(runs), accuracy_figure(runs)
+    sections = {
+        Section("frontier", "Fidelity against cost", "comparison_frontier.html"): True,
+        Section("accuracy", "Accuracy against speed", "comparison_accuracy.html"): accuracy,
+        Section("tables", "Setting by setting", "comparison_tables.html"): True,
+        Section("steps", "Step through a sample", "steps.html"): lanes,
+        Section("learning", "Learning curves", "learning.html"): curves,
+        Section("provenance", "How they were made", "comparison_provenance.html"): True,
+    }
     return _write(
-        "comparison.html",
+        "comparison",
         folder,
-        [
-            ("frontier", "Fidelity against cost"),
-            ("tables", "Setting by setting"),
-            *([("steps", "Step through a sample")] if lanes else []),
-            *([("learning", "Learning curves")] if curves else []),
-            ("provenance", "How they were made"),
-        ],
+        [section for section, wanted in sections.items() if wanted],
+        title=f"Comparison: {', '.join(run.name for run in runs)}",
+        heading="Comparison of runs",
         runs=runs,
         warnings=warnings(runs),
-        counts={"judged": len(judged), "outside": sum(d.look != "noise" for d in judged)},
+        counts=differences.counts(one for c in compared for _, _, row in c.rows for one in row),
         frontiers=[
             charts.frontier_figure(runs, tasks, path) for _, tasks, path in measured_paths(runs)
         ],
+        accuracy_figure=accuracy,
         comparisons=compared,
+        reasons=differences.reasons(compared),
         alone=differences.only_in_one(runs),
         lanes=lanes,
         curves=curves,
@@ -198,54 +242,8 @@ def _sortable(value: object) -> tuple[bool, float, str]:
     return (not number, float(value) if number else 0.0, str(value))
 
 
-def origin(run: Run) -> list[tuple[str, str]]:
-    """Where a run comes from: (what, in words)."""
-    r, record = run.results, run.record
-    machine = r.machine
-    parts = [f"{machine.get('cores')} cores", f"{machine.get('memory_gib')} GiB"]
-    parts += [str(machine[key]) for key in ("gpu", "processor") if machine.get(key)]
-    commits = list(dict.fromkeys(s.commit for s in record.stages.values() if s.commit))
-    seeds = [f"{key} = {value}" for key, value in _seeds(r.config)]
-    return [
-        ("Commit", ", ".join(commits) or "not known: the code did not run from a checkout"),
-        ("Digest of the configuration", record.config_digest or "–"),
-        ("Teacher", f"{r.teacher.name}, {r.teacher.fingerprint}"),
-        ("Seeds", ", ".join(seeds) or "–"),
-        ("Machine", ", ".join(parts)),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in r.versions.items())),
-        ("MLflow run", record.mlflow_run or "–"),
-    ]
-
-
-def _seeds(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found += _seeds(value, f"{prefix}{key}.")
-        elif key == "seed" or key.endswith("_seeds"):
-            found.append((prefix + key, value))
-    return found
-
-
-def warnings(runs: Sequence[Run]) -> list[str]:
-    """What makes runs hard to compare, one sentence each."""
-    checks = {
-        "The runs have different teachers, so their distances are to different joint distributions.": [
-            run.results.teacher.fingerprint for run in runs
-        ],
-        "The runs were judged by different models, so NLL and MAUVE cannot be compared.": [
-            run.results.judge for run in runs
-        ],
-        "KL was measured at different temperatures.": [run.results.kl_temperature for run in runs],
-        "The runs were measured on different machines: tokens/s and costs are each machine's own.": [
-            {k: v for k, v in run.results.machine.items() if k in ("processor", "cores", "gpu")}
-            for run in runs
-        ],
-    }
-    return [said for said, values in checks.items() if any(v != values[0] for v in values)]
-
-
-def _write(name: str, folder: Path, sections: Sequence[tuple[str, str]], **values: Any) -> Path:
+def _write(kind: str, folder: Path, sections: Sequence[Section], **values: Any) -> Path:
+    """``kind``: that of the page, with which its own templates begin."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),
         autoescape=True,
@@ -256,7 +254,8 @@ def _write(name: str, folder: Path, sections: Sequence[tuple[str, str]], **value
         "\n".join(environment.loader.get_source(environment, part)[0] for part in parts)
         for parts in (STYLES, SCRIPTS)
     )
-    page = environment.get_template(name).render(
+    page = environment.get_template("layout.html").render(
+        kind=kind,
         style=markupsafe.Markup(style),
         script=markupsafe.Markup(script),
         hashes={"style": _digest(style), "script": _digest(script)},

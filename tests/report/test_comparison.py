@@ -82,7 +82,7 @@ def test_the_page_holds_both_runs_and_their_settings(tmp_path):
     other.results.config["train"] = {"steps": 7}
     page = write_comparison([run_of(made(True)), other], tmp_path).read_text()
     assert settings_that_differ([run_of(made(True)), other]) == [("train.steps", ["3", "7"])]
-    assert re.search(r"train\.steps</code></th><td[^>]*>3</td><td[^>]*>7</td>", page)
+    assert re.search(r"train\.steps</th><td[^>]*>3</td><td[^>]*>7</td>", page)
     assert 'data-name="day: joint, k = 4"' in page and "day: sequential" in page
     assert "1 of 18 differences with an interval lie outside the noise" in words(page)
 

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import re
 
-from jointsampler.evaluation.measured import At, Bin, Curve, CurvePoint, Difference
-from jointsampler.evaluation.stats import Interval
 from jointsampler.report.markdown import markdown, table
-from tests.report.test_report import made
-
-
-def interval(value: float, half: float = 0.01) -> Interval:
-    return Interval(value=value, low=value - half, high=value + half, n=96)
+from tests.report.test_report import made, with_statistics
 
 
 def rows_of(text: str, first: str) -> list[list[str]]:
@@ -40,39 +34,21 @@ def test_what_was_not_measured_is_left_out():
 
 
 def test_differences_curves_and_breakdowns_are_shown_where_there_are_any():
-    results = made(judge=True)
-    noise = Interval(value=0.001, low=-0.01, high=0.02, n=96)
-    results.differences = [
-        Difference(metric="nll", row="joint, k = 4", against="marginal, k = 4", value=noise),
-        Difference(
-            metric="nll", row="refresh, k = 4", against="joint, k = 4", value=interval(-0.5)
-        ),
-    ]
-    point = CurvePoint(
-        title="joint, k = 4", accuracy=interval(0.8), tokens_per_pass=4, tokens_per_cost=2.5
-    )
-    joint = Curve(
-        label="joint",
-        points=[point],
-        aup=interval(210.0),
-        aup_cost=interval(140.0),
-        accuracy_at=[At(level=2.0, value=interval(0.85))],
-        cost_at=[At(level=0.95, value=interval(1.7))],
-    )
-    results.curves = [joint]
-    results.methods[2].kl["recorded"].breakdown = {
-        "distance": [
-            Bin(low=1, high=1, reveals=40, nats=interval(0.5), captured=interval(0.9)),
-            Bin(low=17, high=None, reveals=9, nats=interval(0.1)),
-        ]
-    }
-    text = markdown(results)
+    text = markdown(with_statistics(made(judge=True)))
     assert "| nll | joint, k = 4 | marginal, k = 4 | no difference at n = 96 |" in text
     assert "| -0.5 [-0.51, -0.49], n = 96 |" in text
-    assert "| joint | 210.0 | 140.0 | 0.850 [0.840, 0.860] | 1.700 [1.690, 1.710] |" in text
-    assert rows_of(text, "distance to a revealed token") == [
-        ["distance to a revealed token", "1", "17 or more"], ["---"] * 3,
-        ["refresh, k = 4", "0.5000 (90 %)", "0.1000"],
+    assert rows_of(text, "method") and rows_of(text[text.index("## Accuracy against") :], "method") == [
+        ["method", "AUP", "AUP by cost", "accuracy at 2 times sequential's speed",
+         "times sequential's speed at 95% of its accuracy"],
+        ["---"] * 5,
+        ["joint", "210.0 [209.9, 210.1]", "140.0 [139.9, 140.1]", "0.850 [0.750, 0.950]",
+         "1.70 [1.60, 1.80]"],
+    ]  # fmt: skip
+    title = "distance to the nearest token of the round"
+    assert rows_of(text, title) == [
+        [title, "1", "17+"], ["---"] * 3,
+        ["refresh, k = 4", "0.5000 [0.4000, 0.6000]", "0.1000 [0.0000, 0.2000]"],
+        ["refresh, k = 4: captured", "0.900 [0.800, 1.000]", "–"],
     ]  # fmt: skip
 
 

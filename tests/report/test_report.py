@@ -10,6 +10,7 @@ import re
 import pytest
 
 from jointsampler import UserError
+from jointsampler.evaluation.measured import At, Bin, Curve, CurvePoint, Difference
 from jointsampler.evaluation.results import (
     Results,
     SweepTable,
@@ -19,8 +20,9 @@ from jointsampler.evaluation.results import (
     read_results,
     write_results,
 )
+from jointsampler.evaluation.stats import Interval
 from jointsampler.report.charts import frontier_svg
-from jointsampler.report.curve import CurvePoint
+from jointsampler.report.curve import CurvePoint as Report
 from jointsampler.report.page import heat_map, write_report
 from jointsampler.report.record import Run, RunRecord, StageRecord
 
@@ -92,6 +94,35 @@ def made(judge: bool, **changes) -> Results:
         }
         | changes
     )
+
+
+def interval(value: float, half: float = 0.1, n: int = 96) -> Interval:
+    return Interval(value=value, low=value - half, high=value + half, n=n)
+
+
+def with_statistics(results: Results) -> Results:
+    """``results`` with two pairs, one of them inside the noise, a curve and a breakdown."""
+    noise, known = interval(0.001, 0.01), interval(-0.5, 0.01)
+    results.differences = [
+        Difference(metric="nll", row="joint, k = 4", against="marginal, k = 4", value=noise),
+        Difference(metric="nll", row="refresh, k = 4", against="joint, k = 4", value=known),
+        Difference(metric="accuracy", row="joint, k = 4", against="sequential", value=known),
+    ]
+    points = [
+        CurvePoint(title=title, accuracy=interval(y), tokens_per_pass=x, tokens_per_cost=x)
+        for title, x, y in (("sequential", 1, 0.9), ("joint, k = 4", 2.5, 0.8))
+    ]
+    results.curves = [
+        Curve(
+            label="joint", points=points, aup=interval(210.0), aup_cost=interval(140.0),
+            accuracy_at=[At(level=2.0, value=interval(0.85))],
+            cost_at=[At(level=0.95, value=interval(1.7))],
+        )
+    ]  # fmt: skip
+    near = Bin(low=1, high=1, reveals=40, nats=interval(0.5), captured=interval(0.9))
+    far = Bin(low=17, high=None, reveals=9, nats=interval(0.1))
+    results.of("refresh", 4).kl["recorded"].breakdown = {"distance": [near, far]}
+    return results
 
 
 def run_of(results: Results, **record) -> Run:
@@ -227,6 +258,52 @@ def test_the_frontier_leaves_out_what_another_setting_beats_in_both():
     assert "prefers-color-scheme" in svg and "Prompted tasks" not in svg
 
 
+def test_what_was_not_measured_has_no_section(tmp_path):
+    page = page_of(made(judge=True), tmp_path)
+    assert re.findall(r'<section id="([^"]+)"', page) == [
+        "frontier", "by-k", "steps", "samples", "provenance",
+    ]  # fmt: skip
+    assert not re.search("AUP|inside the noise|nearest token", page[: page.index("<script>")])
+
+
+def test_the_page_shows_where_the_kl_arises(tmp_path):
+    page = page_of(with_statistics(made(judge=True)), tmp_path)
+    (section,) = re.findall(r'<section id="where".*?</section>', page, flags=re.DOTALL)
+    assert charts_in(section) == [
+        "k = 4: KL by distance to the nearest token of the round, nats per reveal"
+    ]
+    named = re.findall(r'data-name="([^"]+)" data-value="([^"]+)"', section)
+    assert named == [
+        ("refresh, k = 4, 1", "0.5000 [0.4000, 0.6000] nats, 40 reveals, captured 0.900"),
+        ("refresh, k = 4, 17+", "0.1000 [0.0000, 0.2000] nats, 9 reveals"),
+    ]
+    cells = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', section)
+    assert [[words(cell) for cell in row] for row in cells] == [
+        ["refresh, k = 4", "0.5000 [0.4000, 0.6000]", "0.1000 [0.0000, 0.2000]"],
+        ["refresh, k = 4: captured", "0.900 [0.800, 1.000]", "–"],
+    ]
+
+
+def test_the_page_shows_accuracy_against_speed_and_what_is_read_off(tmp_path):
+    page = page_of(with_statistics(made(judge=True)), tmp_path)
+    (section,) = re.findall(r'<section id="accuracy".*?</section>', page, flags=re.DOTALL)
+    assert 'data-value="0.800 [0.700, 0.900] right at 2.50 tokens per full pass"' in section
+    said = words(section)
+    for wanted in ("210.0 [209.9, 210.1]", "140.0 [139.9, 140.1]", "1.70 [1.60, 1.80]", "n = 96"):
+        assert wanted in said
+
+
+def test_a_pair_inside_the_noise_is_said_to_be_so(tmp_path):
+    page = page_of(with_statistics(made(judge=True)), tmp_path)
+    (section,) = re.findall(r'<section id="pairs".*?</section>', page, flags=re.DOTALL)
+    assert "2 of 3 differences with an interval lie outside the noise" in words(section)
+    assert re.findall(r"<summary><h3>(.*?)</h3>", section) == ["Against sequential", "k = 4"]
+    worse, noise, less = re.findall(r'<td class="(\w+)">(.*?)</td>', section)
+    assert noise[0] == "noise" and words(noise[1]).endswith("inside the noise")
+    assert less[0] == "other" and words(less[1]) == "-0.500 [-0.510, -0.490] less"
+    assert worse[0] == "worse" and "accuracy (n = 96; more is better)" in section
+
+
 def sweep() -> SweepTable:
     """Two widths; the wider one captures more and has the better objective."""
     trials = [
@@ -276,8 +353,8 @@ def test_the_page_puts_the_time_of_a_stage_beside_its_forecast(tmp_path):
 def test_learning_curves_are_drawn_where_a_training_left_them(tmp_path):
     assert "Learning curves" not in page_of(made(judge=False), tmp_path)
     curve = [
-        CurvePoint(step=1, loss=2.0),
-        CurvePoint(step=2, loss=1.5, captured={4: 0.6}, nats={4: 0.2}),
+        Report(step=1, loss=2.0),
+        Report(step=2, loss=1.5, captured={4: 0.6}, nats={4: 0.2}),
     ]
     page = page_of(made(judge=False), tmp_path, curve=curve)
     assert 'data-name="loss, step 2" data-value="1.5000"' in page
