@@ -1,4 +1,4 @@
-"""What the two tables of ``jointsampler compare`` share: cells, lines, and the statistics below."""
+"""What the two tables of ``jointsampler compare`` share: cells, bases, and the lines below a table."""
 
 from __future__ import annotations
 

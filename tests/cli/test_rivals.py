@@ -25,7 +25,7 @@ def test_one_command_makes_the_table_and_its_files(capsys, tmp_path):
     said = [d for d in results.differences if d.metric == "accuracy"]
     assert [d.against for d in said] == ["sequential"] * 2
     assert all(f"accuracy of {d.row} minus that of sequential: {d}" in out for d in said)
-    assert "## Accuracy against parallelism" in (tmp_path / "summary.md").read_text()
+    assert "## Accuracy against speed" in (tmp_path / "summary.md").read_text()
     assert (tmp_path / "compare.svg").stat().st_size > 1000
 
 
