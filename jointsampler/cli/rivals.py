@@ -109,5 +109,5 @@ def _closing(rows: list[MethodResult]) -> str:
     return (
         f"{rows[0].samples} prompts; brackets: 95 %, paired bootstrap over prompts, of costs over "
         f"chunks; KL on {0 if nats is None else nats.nats_per_token.n} prompts at the method's own "
-        "samples and states; cost: processor time per response relative to sequential"
+        "samples and states; cost: time per response relative to sequential (on a CPU, processor time)"
     )

@@ -4,11 +4,12 @@ A contender is any strategy that the loop can run. Prompts come in chunks, with 
 many of each task in every chunk. All contenders do a chunk, one after the other,
 before any does the next, so a machine that slows down slows all alike. Accuracy and
 cost are ratios to the first contender, the reference, with intervals from a bootstrap
-over prompts and over chunks. Cost is processor time, of all threads, per response.
+over prompts and over chunks. Cost is time per response: processor time of all threads
+where the teacher is on a CPU, and the clock on any other device.
 
 For the statistics that all results share (``parallelism.py``, ``differences.py``) a prompt's
-cost is in full passes: those of the reference for it, times its chunk's processor time over
-the reference's. Their intervals resample prompts, and so leave out how the clock varies
+cost is in full passes: those of the reference for it, times its chunk's time over the
+reference's. Their intervals resample prompts, and so leave out how the clock varies
 between chunks; that of ``cost`` has it.
 """
 
@@ -91,7 +92,7 @@ class _Record:
     """What one contender has done so far."""
 
     done: list[Generation] = field(default_factory=list)  # of each chunk
-    seconds: list[float] = field(default_factory=list)  # of each chunk, processor time
+    seconds: list[float] = field(default_factory=list)  # of each chunk
     right: list[float] = field(default_factory=list)  # of each prompt
     alone: list[float] = field(default_factory=list)  # of each prompt in a batch of its own
     walk: Walk | None = None  # along its own answers to the first prompts
@@ -201,7 +202,7 @@ class PairedRun:
         return torch.arange(min(each * len(self.conditions.tasks), len(self._encoded)))
 
     def _timed(self, contender: Contender, rows: Tensor) -> tuple[Generation, float]:
-        """(the answers to the prompts ``rows``, processor seconds)."""
+        """(the answers to the prompts ``rows``, seconds of the work)."""
         begin = time.process_time()
         out = decode(
             self.teacher,
@@ -213,7 +214,9 @@ class PairedRun:
             block_length=contender.block_length,
             stop_at_end=bool(self.teacher.end_ids),
         )
-        return out, time.process_time() - begin
+        spent = time.process_time() - begin
+        # While another device works, the processor may wait or sleep.
+        return out, spent if self.teacher.device.type == "cpu" else out.seconds
 
     def _walk(self, contender: Contender) -> Walk:
         """KL(teacher || contender) at its own samples and states."""

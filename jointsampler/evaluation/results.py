@@ -69,7 +69,7 @@ class MethodResult(Part):
     accuracy_ratio: Interval | None = None
     """Of a paired comparison (paired.py): accuracy relative to the reference on the same prompts."""
     cost: Interval | None = None
-    """Of a paired comparison: processor time per response in batches, relative to the reference."""
+    """Of a paired comparison: time per response in batches, relative to the reference."""
     cost_alone: Interval | None = None
     """The same with one prompt in a batch."""
     teacher_passes: float
