@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..columns import get_policy
-from ..teachers.columns import lower_layers
+from ..teachers.keyvalues import queried
 from .cases import UpdateCase
 from .shapes import Shape
 
@@ -84,9 +84,9 @@ class CostModel:
         heads = shape.heads * shape.head_dim
         keys = 2 * self.positions * shape.kv_heads * shape.head_dim
         stored = Work(state_bytes=shape.layers * self.batch * keys * self.itemsize)
-        if get_policy(case.policy).keeps == "queries":
-            queries = lower_layers(shape) * self.batch * self.positions * heads
-            stored += Work(2 * queries * self.positions, 0, queries * self.itemsize)
+        layers = queried(get_policy(case.policy).keeps, shape.layers)
+        queries = layers * self.batch * self.positions * heads
+        stored += Work(2 * queries * self.positions, 0, queries * self.itemsize)
         if case.depth:  # the trained layer's keys of all positions and of the slot for none
             stored += self._trained_keys(case.depth, self.positions + 1)
         return stored
@@ -114,10 +114,8 @@ class CostModel:
 
     def _peek(self, case: UpdateCase) -> Work:
         """The revealed column in the lower layers, and what every query pays to it."""
-        if get_policy(case.policy).keeps != "queries":
-            return Work()
         shape = self.shape
-        layers = lower_layers(shape)
+        layers = queried(get_policy(case.policy).keeps, shape.layers)
         queries = layers * self.batch * self.positions * shape.heads * shape.head_dim
         return self.layers(layers, 1) + Work(2 * queries, 0, queries * self.itemsize)
 

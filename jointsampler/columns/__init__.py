@@ -16,6 +16,7 @@ POLICIES: dict[str, ColumnPolicy] = {
     policy.name: policy
     for policy in (
         Attention(),
+        Attention(0.05, "deep", "deep queries"),
         NearThenScores(),
         # Of the literature, for comparison.
         Block(),

@@ -5,7 +5,9 @@ near or far. The new token's keys in the lower layers are computed first, on tha
 column alone: to the mask that stood there before, other columns attend differently.
 The attention is the mean over these layers and all heads, for one key at a time from
 stored queries (``teachers/keyvalues.py``). Near columns get a small bonus, because the
-lower layers do not show all that the upper ones read there. Every third place goes to
+lower layers do not show all that the upper ones read there. Policy "attention" reads a
+quarter of the layers; "deep" reads two thirds, for one column in more layers, with half
+the bonus: dependencies that are far may form above the lowest quarter. Every third place goes to
 the position that the order would reveal next, which must not be stale. Behind the first
 four or five, every third place goes to a column whose token is known: what it adds to the
 others through its keys and values follows the new token too.
@@ -21,15 +23,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..teachers.keyvalues import Keep
 from .protocol import Seen
 
 
 @dataclass(frozen=True)
 class Attention:
     near: float = 0.1  # added to the attention that a column at distance d pays, over 1 + d
-
-    name = "attention"
-    keeps = "queries"
+    name: str = "attention"
+    keeps: Keep = "queries"
 
     def choose(self, count: int, seen: Seen) -> Tensor:
         received = seen.stored.attention_to(seen.position).double()

@@ -78,8 +78,8 @@ class ColumnPolicy(Protocol):
     """One file per implementation, registered in ``columns/__init__.py``."""
 
     name: str
-    # What ``choose`` reads in ``Seen.stored``. With "queries" the revealed column runs through the
-    # lower layers before ``choose``: their keys there are those of the new token.
+    # What ``choose`` reads in ``Seen.stored``. Where queries are kept, the revealed column runs
+    # through their layers before ``choose``: the keys there are those of the new token.
     keeps: Keep
 
     def choose(self, count: int, seen: Seen) -> Tensor:

@@ -20,7 +20,6 @@ many times.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -149,11 +148,6 @@ def _attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-def lower_layers(teacher: Teacher) -> int:
-    """The lowest quarter of the layers: those whose queries a column policy may read."""
-    return math.ceil(teacher.layers / 4)
-
-
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
@@ -234,7 +228,6 @@ __all__ = [
     "KeyValues",
     "check_rerun",
     "exchange",
-    "lower_layers",
     "rerunning",
     "storing",
 ]

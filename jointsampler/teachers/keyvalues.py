@@ -6,6 +6,7 @@ which columns a later pass recomputes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,12 +15,18 @@ import torch
 from torch import Tensor
 
 # What a full pass stores: nothing; the keys and values of every attention call; or the queries of
-# the lower layers too.
-Keep = Literal["nothing", "keys", "queries"]
+# the lower layers too, of a quarter or of two thirds of all.
+Keep = Literal["nothing", "keys", "queries", "deep queries"]
+_QUERIED = {"queries": 1 / 4, "deep queries": 2 / 3}
 
 Watch = Callable[[int, Tensor, Tensor, Tensor | None], None]
 
 _MAP_FLOATS = 1 << 22  # of attention maps held at a time: 16 MiB in float32
+
+
+def queried(keep: Keep, layers: int) -> int:
+    """How many of ``layers`` layers, from the lowest, have their queries stored."""
+    return math.ceil(_QUERIED.get(keep, 0.0) * layers)
 
 
 def _maps(query: Tensor, key: Tensor, mask: Tensor | None) -> Iterator[Tensor]:

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..columns import ColumnPolicy, Seen
 from ..errors import UserError
 from ..sampler import at_columns
-from ..teachers.columns import lower_layers
 from ..teachers.keyvalues import KeyValues
 from ..teachers.protocol import Teacher
 from .protocol import Reveal
@@ -43,9 +42,9 @@ def chosen(
     previous: Tensor | None,
 ) -> Tensor:
     """Columns [B, C] int64 that ``update`` recomputes after ``reveal``; ``previous`` as in ``Seen``."""
-    if update.policy.keeps == "queries":
-        column, depth = reveal.position[:, None], lower_layers(teacher)
-        teacher.rerun(reveal.ids, column, attention_mask, stored, depth)
+    if stored.queried:
+        column = reveal.position[:, None]
+        teacher.rerun(reveal.ids, column, attention_mask, stored, stored.queried)
     seen = Seen.of(
         reveal.position,
         reveal.masked,

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from ..sampler.estimator import Foresight
-from ..teachers.columns import lower_layers
-from ..teachers.keyvalues import Keep, KeyValues
+from ..teachers.keyvalues import Keep, KeyValues, queried
 from ..teachers.protocol import Teacher
 
 
@@ -41,7 +40,7 @@ def full_pass(teacher: Teacher, ids: Tensor, attention_mask: Tensor | None, keep
     """One pass of the teacher over ids [B, S] that stores what ``keep`` names."""
     if keep == "nothing":
         return Opening(teacher.hidden(ids, attention_mask), None, ids)
-    stored = KeyValues(queried=lower_layers(teacher) if keep == "queries" else 0)
+    stored = KeyValues(queried=queried(keep, teacher.layers))
     return Opening(teacher.hidden(ids, attention_mask, stored), stored, ids)
 
 

@@ -110,7 +110,7 @@ def test_a_row_chooses_alike_behind_padding(policy, shift):
 
 
 def test_the_policies_are_these_and_a_wrong_name_is_answered_with_the_nearest():
-    assert list(POLICIES) == ["attention", "near", "block", "delayed", "density", "rollout"]
+    assert list(POLICIES) == ["attention", "deep", "near", "block", "delayed", "density", "rollout"]
     assert all(isinstance(policy, ColumnPolicy) for policy in POLICIES.values())
     assert get_policy("attention") == Attention() and get_policy("near") == NearThenScores(2)
     own = NearThenScores(5)

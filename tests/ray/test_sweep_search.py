@@ -37,8 +37,9 @@ def swept(head: Head, corpus: Path, out: Path, *overrides: str) -> tuple[SweepTa
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("jointsampler").experiment_id])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    (parent,) = [run for run in runs if run not in children]
-    assert parent.info.status == "FINISHED"
+    # The copied database also holds the corpus stage's run, of another folder.
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in children}
+    assert client.get_run(parent).info.status == "FINISHED"
     return SweepTable.model_validate_json((out / "sweep" / "sweep.json").read_text()), children
 
 
