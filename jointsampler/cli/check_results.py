@@ -3,8 +3,9 @@
     jointsampler check-results out/compare/results.json --against baseline.json
     jointsampler check-results new.json --against old.json --slack accuracy=0.01 --speed 0.1
 
-A metric has regressed where the difference of the two files' 95 % intervals lies on
-the worse side, by more than --slack. NLL, distinct-n and self-BLEU are judged by
+A metric has regressed where the 95 % interval of its difference lies on the worse
+side by more than --slack. Where both files hold the same prompts, seeds and
+trajectories the difference is paired; the last lines say where not, and why. NLL, distinct-n and self-BLEU are judged by
 their distance to the sequential samples. Exit status: 0 where nothing regressed, 1
 where a metric regressed or is missing, 2 where the files cannot be compared.
 """
@@ -50,6 +51,12 @@ def run(args: argparse.Namespace) -> int:
     print(
         ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "nothing to judge"
     )
+    unpaired: dict[str, dict[str, None]] = {}
+    for verdict in verdicts:
+        if verdict.change is not None and verdict.change.unpaired:
+            unpaired.setdefault(verdict.change.unpaired, {})[verdict.metric] = None
+    for why, metrics in unpaired.items():
+        print(f"not paired, because {why}: {', '.join(metrics)}")
     return int(any(verdict.fails for verdict in verdicts))
 
 

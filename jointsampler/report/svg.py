@@ -181,7 +181,7 @@ def look(series: int, variant: int = 0) -> str:
 
 
 def mark(series: int, x: float, y: float) -> str:
-    """The path of a series' mark: its shape tells it apart where colours do not."""
+    """The path of a series' mark: its shape tells it apart where colours do not, or come again."""
     d = 5.0
     shapes = (
         f"M{x - d:.1f} {y:.1f}a{d} {d} 0 1 0 {2 * d} 0a{d} {d} 0 1 0 {-2 * d} 0z",
@@ -190,4 +190,4 @@ def mark(series: int, x: float, y: float) -> str:
         f"M{x:.1f} {y - d - 1:.1f}l{d + 1} {d + 1}l{-d - 1} {d + 1}l{-d - 1} {-d - 1}z",
         f"M{x - d:.1f} {y + d - 1:.1f}h{2 * d}l{-d} {1 - 2 * d}z",
     )
-    return shapes[series % len(shapes)]
+    return shapes[(series + series // SERIES) % len(shapes)]

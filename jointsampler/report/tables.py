@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..evaluation.differences import difference
 from ..evaluation.results import KLPath, MethodResult, Results, frontier, points
-from ..evaluation.stats import Interval
+from ..evaluation.stats import Interval, difference_of
 from .charts import interval_text, number_text
 
 Value = Interval | float | None
@@ -109,10 +110,30 @@ def frontier_table(methods: Sequence[MethodResult], tasks: bool, path: KLPath) -
 
 
 def leads(results: Results) -> list[dict[str, object]]:
-    """What the report says first: every method that captures, beside marginal at the same k."""
+    """What the report says first: every method that captures, beside marginal at the same k.
+
+    ``noise`` holds the figures in which the two do not differ beyond the noise.
+    """
     marginal = {r.k: r for r in results.methods if r.method == "marginal"}
     return [
-        {"row": row, "marginal": marginal[row.k], "saturated": results.saturated(row)}
+        {
+            "row": row,
+            "marginal": marginal[row.k],
+            "saturated": results.saturated(row),
+            "noise": _noise(row, marginal[row.k]),
+        }
         for row in results.methods
         if row.captured is not None and row.k in marginal
     ]
+
+
+def _noise(a: MethodResult, b: MethodResult) -> set[str]:
+    """The figures of both rows whose difference has an interval that holds 0."""
+    mine, theirs = a.figures(), b.figures()
+    found = set()
+    for name in mine.keys() & theirs.keys():
+        pair = difference(a, b, name)
+        value = difference_of(mine[name], theirs[name]) if pair is None else pair.value
+        if value.low is not None and value.high is not None and value.low <= 0 <= value.high:
+            found.add(name)
+    return found

@@ -23,7 +23,7 @@ AXES: dict[Axis, str] = {
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one k, or those with a stop rule; one chart and one table per axis."""
+    """The rows of one k, or those with a stop rule: a table per axis, a chart where it has two bins."""
 
     title: str
     figures: list[Figure]
@@ -41,7 +41,8 @@ def groups(results: Results) -> list[Group]:
     for title, chosen in sets:
         axes = [axis for axis in AXES if any(_bins(row, axis) for row in chosen)]
         if axes:
-            figures = [_figure(axis, title, chosen, series) for axis in axes]
+            drawn = [axis for axis in axes if len(_places(axis, chosen)) > 1]
+            figures = [_figure(axis, title, chosen, series) for axis in drawn]
             found.append(Group(title, figures, [_table(axis, chosen) for axis in axes]))
     return found
 
@@ -77,7 +78,7 @@ def _figure(axis: Axis, group: str, rows: Sequence[MethodResult], series: dict[s
         # Settings of one label share its colour.
         variant = seen[row.label] = seen.get(row.label, -1) + 1
         number = series[row.label]
-        legend.append((row.title, number, variant))
+        legend.append((row.label if row.k else row.title, number, variant))
         aside = 0.24 * (place / max(len(rows) - 1, 1) - 0.5)  # intervals do not hide each other
         spots = [(names.index(place_name(axis, b)) + aside, b.nats.value) for b in _bins(row, axis)]
         chart.line(spots, svg.look(number, variant))

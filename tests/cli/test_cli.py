@@ -166,7 +166,10 @@ def test_compare_measures_every_setting_alike_and_draws_the_frontier(
     assert all(len(column) == 3 for column in results.examples.unmaskings)
     assert "| refresh, k = 2 |" in (tmp_path / "summary.md").read_text()
     written = str(tmp_path / "results.json")
+    assert set(results.items) == {metric for row in results.methods for metric in row.units}
+    capsys.readouterr()
     assert main(["check-results", written, "--against", written]) == 0
+    assert f"; in pairs +0 [+0, +0], n = {len(TAUGHT)}" in capsys.readouterr().out
 
 
 def test_compare_without_a_sampler_leaves_out_what_needs_one(capsys):
@@ -210,8 +213,8 @@ def test_methods_are_compared_at_equal_cost():
     rows = [row_of("sequential", 0, 1), row_of("joint", 0.4, 3), row_of("joint", 1.0, 5)]
     rows += [row_of("adaptive", nats, cost, "joint") for nats, cost in ((0.1, 2), (0.3, 4), (2, 9))]
     assert at_equal_cost(rows, "adaptive (joint)", "joint") == [
-        (2, 0.1, pytest.approx(0.2)),
-        (4, 0.3, pytest.approx(0.7)),
+        (2, 0.1, pytest.approx(0.3)),  # a quarter of the way in cost per token, from 1/3 to 1
+        (4, 0.3, pytest.approx(0.775)),
     ]
     assert at_equal_cost(rows, "adaptive (joint)", "joint", tasks=True) == []
 

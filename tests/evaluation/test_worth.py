@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jointsampler.evaluation.results import Fidelity
-from jointsampler.evaluation.stats import Interval
-from jointsampler.evaluation.worth import (
-    at_equal_cost,
-    curve,
-    nats_at_speed,
-    speed,
-    speed_at_nats,
-)
-from tests.report.test_report import made
+from jointsampler.evaluation.worth import curve, nats_at_speed, speed, speed_at_nats
 
 NATS = {2: 0.1, 4: 0.4}  # per token
 
@@ -49,19 +40,3 @@ def test_a_cheaper_pass_buys_more_at_the_same_fidelity():
 def test_a_bound_above_every_point_gives_the_fastest():
     assert speed_at_nats(NATS, 0.2, 1.0) == pytest.approx(speed(4, 0.2))
     assert speed_at_nats(NATS, 0.2, 0.0) == 1
-
-
-def test_at_equal_cost_the_other_is_interpolated_by_cost_per_token():
-    """Half-way in cost between sequential (1) and 4 tokens per cost (1/4): 1 / .625 tokens."""
-    rows = {row.label: row for row in made(judge=False).methods}
-    found = []
-    for label, tokens, nats in (
-        ("sequential", 1, 0),
-        ("joint", 4, 0.8),
-        ("refresh", 1 / 0.625, 0.1),
-    ):
-        exact = Interval(value=nats, n=9)
-        kl = {"own": Fidelity(nats_per_token=exact, tokens_per_cost=tokens)}
-        found.append(rows[label].model_copy(update={"kl": kl}))
-    ((speed_there, mine, theirs),) = at_equal_cost(found, "refresh", "joint")
-    assert (speed_there, mine, theirs) == pytest.approx((1.6, 0.1, 0.4))

@@ -10,7 +10,7 @@ from jointsampler import UserError
 from jointsampler.cli import main
 from jointsampler.evaluation.results import write_results
 from jointsampler.evaluation.stats import Interval
-from jointsampler.report.differences import comparisons, settings_that_differ
+from jointsampler.report.differences import compared_aups, comparisons, settings_that_differ
 from jointsampler.report.page import write_comparison
 from jointsampler.report.record import (
     Run,
@@ -20,7 +20,8 @@ from jointsampler.report.record import (
     results_file,
     write_record,
 )
-from tests.report.test_report import around, made, run_of, words
+from tests.evaluation.test_pairing import file
+from tests.report.test_report import around, interval, made, run_of, with_statistics, words
 
 
 def moved(**values: float) -> Run:
@@ -58,6 +59,37 @@ def test_a_difference_outside_the_noise_is_better_or_worse(mauve, verdict):
 def test_less_nll_is_not_called_better():
     _, found = joint([run_of(made(judge=True)), moved(nll=3.0)])["NLL"]
     assert (found.verdict, found.look) == ("less", "other")
+
+
+def test_runs_with_the_same_items_are_compared_in_pairs(tmp_path):
+    """What the intervals alone leave inside the noise: joint's nats fall from .5 to .45 of the items'."""
+    runs = [Run(file(gain, seed), RunRecord(name=name)) for gain, seed, name in (
+        (0.5, 1, "night"), (0.45, 2, "day"),
+    )]  # fmt: skip
+    found = joint(runs)["KL, nats per token"][1]
+    assert (found.verdict, found.pairs, found.unpaired) == ("better", "paired, n = 64", "")
+    said = words(write_comparison(runs, tmp_path).read_text())
+    assert re.search(r"Not paired, because a file holds the interval alone, [^.]*MAUVE", said)
+    runs[1].results.items["nats_per_token"] = "other"
+    found = joint(runs)["KL, nats per token"][1]
+    assert (found.verdict, found.pairs) == ("inside the noise", "unpaired")
+    said = words(write_comparison(runs, tmp_path).read_text())
+    assert (
+        "because the prompts, seeds or conditions of the sampling differ: KL, nats per token"
+        in said
+    )
+
+
+def test_aups_are_compared_where_both_runs_have_them(tmp_path):
+    runs = [run_of(with_statistics(made(judge=True))), moved()]
+    assert compared_aups(runs) is None
+    runs[1] = Run(with_statistics(made(judge=True)), RunRecord(name="day"))
+    runs[1].results.curves[0].aup = interval(200.0)
+    ((label, values, (found,)),) = compared_aups(runs).rows
+    assert (label, values[1]) == ("joint", "200.0 [199.9, 200.1]")
+    assert (found.verdict, found.pairs) == ("worse", "unpaired")
+    page = write_comparison(runs, tmp_path).read_text()
+    assert 'id="accuracy"' in page and "day: joint, k = 4" in page
 
 
 def test_what_is_exact_in_both_is_equal():
