@@ -79,7 +79,10 @@ class BatchSize:
     def of(
         cls, teacher: Teacher, length: int, purpose: str, start: int, most: int = 0
     ) -> BatchSize:
-        """For work with ``teacher`` on responses of ``length`` tokens, remembered by its device."""
+        """For work with ``teacher`` on rows of up to ``length`` tokens, prompt included.
+
+        Remembered by the device. A size that was remembered is where the search begins.
+        """
         probe = torch.full((1, 1), teacher.mask_id, device=teacher.device)
         key = {
             "device": device_name(teacher.device),

@@ -14,6 +14,7 @@ import torch
 from jointsampler import JointSampler, Refresh, Trajectories, UserError, block_kl, generate, kept
 from jointsampler.config import TrainConfig
 from jointsampler.corpus.sample import RowSampler, SampleSettings
+from jointsampler.decoding.prompts import longest_row
 from jointsampler.distill import TeacherStates
 from jointsampler.distill.parts import fitting_parts
 from jointsampler.distill.trainer import distill_settings
@@ -153,6 +154,14 @@ def test_what_fits_is_remembered_by_device_teacher_length_and_purpose(tiny, cach
     assert begins_with(length=17) == begins_with(purpose="validation") == 64
     assert BatchSize.of(SmallDevice(tiny, 1), 16, "corpus", 64).size == 16  # the same teacher
     assert BatchSize.of(tiny, 16, "corpus", 8).size == 8  # never more than there is to do
+
+
+def test_a_row_is_as_long_as_its_prompt_and_its_response(tiny, rows):
+    prompts = ("x", [{"role": "user", "content": "y"}], "def main(argv):")
+    out = generate(tiny, prompts=[prompts[2]], method="sequential", max_new_tokens=8, seed=0)
+    assert longest_row(tiny, prompts, 8) == out.sequences.shape[1]
+    assert Trajectories.from_generation(out, 0, tiny).width == out.sequences.shape[1]
+    assert longest_row(tiny, None, 8) == rows.width
 
 
 def test_nothing_is_written_while_everything_fits(tiny, cache):

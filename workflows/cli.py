@@ -1,4 +1,4 @@
-"""The command ``jointsampler run STAGE``: its arguments, its out folder, its exit status.
+"""The command ``jointsampler run STAGE``: its arguments and its out folder.
 
     jointsampler run pipeline --config quickstart --out DIR [section.field=value ...]
     jointsampler run train --config my.yaml --out DIR --plan
@@ -10,12 +10,10 @@ are imported after the arguments have been read, because they load Ray.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from jointsampler.config import load_config
-from jointsampler.errors import UserError
 from workflows.stage import out_folder
 
 STAGES = {
@@ -32,22 +30,15 @@ PRESETS = Path(__file__).with_name("configs")
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
-    try:
-        config = load_config(config_file(args.config), args.overrides)
-        out = out_folder(args.out)
-        if args.plan or args.stage == "estimate":
-            from workflows import show_plan
+    config, out = load_config(config_file(args.config), args.overrides), out_folder(args.out)
+    if args.plan or args.stage == "estimate":
+        from workflows import show_plan
 
-            show_plan.show(args.stage, config, out)
-        else:
-            from workflows import run_stage
+        show_plan.show(args.stage, config, out)
+    else:
+        from workflows import run_stage
 
-            run_stage.run(args.stage, config, out)
-    except UserError as error:
-        print(f"jointsampler: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        run_stage.run(args.stage, config, out)
     return 0
 
 
@@ -59,14 +50,19 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("stage", choices=STAGES, metavar="STAGE")
-    presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
-    made.add_argument("--config", help=f"a YAML file, or a preset: {presets}")
     made.add_argument("--out", required=True, help="the folder where everything is written")
     made.add_argument(
         "--plan", action="store_true", help="print stages, time and disk; start nothing"
     )
-    made.add_argument("overrides", nargs="*", metavar="section.field=value")
+    add_config(made)
     return made
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The arguments ``config`` and ``overrides``."""
+    presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+    parser.add_argument("--config", help=f"a YAML file, or a preset: {presets}")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
 
 
 def config_file(given: str | None) -> Path | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -77,6 +79,18 @@ def pool(wanted: int, device: str = "auto") -> Pool:
         return Pool(wanted or max(1, gpus), 1, 1)
     size = wanted or max(1, cpus)
     return Pool(size, 0, 1)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise a UserError of a worker as that UserError; other errors as they are."""
+    try:
+        yield
+    except Exception as error:  # Ray raises many types
+        known = user_error_in(error)
+        if known is None:
+            raise
+        raise known from None
 
 
 def user_error_in(error: BaseException) -> UserError | None:

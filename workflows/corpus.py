@@ -37,6 +37,7 @@ from jointsampler.corpus.sample import RowSampler, SampleSettings
 from jointsampler.corpus.verified import marked, verify_once
 from jointsampler.decoding.generate import Prompt, check_k, encode_prompts
 from jointsampler.decoding.orders import get_order
+from jointsampler.decoding.prompts import longest_row
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.errors import UserError
 from jointsampler.memory import BatchSize
@@ -193,9 +194,10 @@ class TeacherActor(Worker):
     def load(self) -> None:
         plan = self.plan
         teacher = teachers.load_same(plan.teacher, plan.fingerprint)
-        settings = plan.sampling(prompts_of(plan))
-        length, most = plan.settings.max_new_tokens, plan.settings.rows_per_file
-        self.sampler = RowSampler(teacher, settings, BatchSize.of(teacher, length, "corpus", most))
+        settings, prompts = plan.settings, prompts_of(plan)
+        length = longest_row(teacher, prompts, settings.max_new_tokens)
+        size = BatchSize.of(teacher, length, "corpus", settings.rows_per_file)
+        self.sampler = RowSampler(teacher, plan.sampling(prompts), size)
 
     def do(self, index: int) -> Done:
         shard, seconds = self.make(index)
@@ -219,6 +221,8 @@ def claim(plan: CorpusPlan) -> None:
             f"{shown(plan.folder)} holds a corpus of other settings: give another --out, or "
             "delete that folder if it is no longer wanted."
         )
+    for name in present & {PROMPTS, NAME}:  # of the other plan
+        storage.delete(storage.join(plan.folder, name))
     storage.write_json(settings, {"key": plan.key, **plan.settings.model_dump()})
 
 
@@ -238,7 +242,7 @@ def found(plan: CorpusPlan) -> Found:
         manifest = read_manifest(plan.folder)
         known, trusted = {s.name: s for s in manifest.shards}, marked(plan.folder, manifest)
     present = {plan.name(index): index for index in range(plan.shards)}
-    whole = [name for name in present if name in known and trusted.get(name) == stamps.get(name)]
+    whole = [n for n in present if n in known and trusted.get(n) == stamps.get(n, ())]
     shards = {present[name]: known[name] for name in whole}
     unread = [name for name in present if name in stamps and present[name] not in shards]
     for name, data in zip(unread, storage.read_many(plan.folder, unread), strict=True):

@@ -83,10 +83,11 @@ def projection(plan: corpus.CorpusPlan, settings: EstimateConfig) -> str:
         f"{file_size(settings.storage_bytes_per_second)}/s.",
         f"{'GPUs':>6}{'sampling':>11}{'idle':>9}{'weights':>9}{'driver':>9}{'all':>9}{'efficiency':>12}",
     ]
-    one = of_corpus(plan, teacher, Devices(1, settings.gpu_flops, "GPU"))
+    share = settings.response_share
+    one = of_corpus(plan, teacher, Devices(1, settings.gpu_flops, "GPU"), share)
     work = one.flops / settings.gpu_flops
     for count in [settings.gpus] if settings.gpus else [1, 8, 64, 512]:
-        stage = of_corpus(plan, teacher, Devices(count, settings.gpu_flops, "GPU"))
+        stage = of_corpus(plan, teacher, Devices(count, settings.gpu_flops, "GPU"), share)
         busy = work / count
         sampling = stage.flops / (stage.devices * settings.gpu_flops)
         loading = count * size / settings.storage_bytes_per_second

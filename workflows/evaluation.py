@@ -240,7 +240,8 @@ def run(plan: EvaluatePlan, tracker: Tracker | None) -> dict[str, Any]:
     pool = cluster.pool(plan.settings.actors, corpus.teacher.device)
     # Measured on a worker's device, before the actors occupy the cores.
     measure = ray.remote(measured_costs).options(**pool.resources)
-    costs, hardware = ray.get(measure.remote(plan))
+    with cluster.user_errors():
+        costs, hardware = ray.get(measure.remote(plan))
     collected = do_items(plan, pool, None if tracker is None else tracker.log_progress)
     methods = collected.results(plan.pairs, costs, plan.settings.kmeans_seeds)
     results = as_results(plan, methods, costs, hardware)

@@ -12,7 +12,7 @@ depends on (seed, document, repeat) alone, so the results are those of one proce
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -29,6 +29,7 @@ from jointsampler.harness.model import JointSamplerLM
 from jointsampler.harness.settings import read_settings
 from jointsampler.tuning.auto import AUTO
 from workflows import cluster
+from workflows.watch import MOST
 
 NAME = "jointsampler-ray"
 _PIECES = 8  # per actor, so that one with slower pieces holds up the others little
@@ -70,10 +71,12 @@ class FanOut(LM):
         model_args["device"] = "auto" if device in (None, "cuda:0") else device
         cluster.connect()
         pool = cluster.pool(actors, model_args["device"])
-        # A lost actor's piece is answered again by another, with the same numbers.
-        worker = ray.remote(max_restarts=-1, max_task_retries=-1, **pool.resources)(Worker)
+        # A lost actor's piece is answered again, with the same numbers; one that ends its processes
+        # ends the run.
+        worker = ray.remote(max_restarts=-1, max_task_retries=MOST, **pool.resources)(Worker)
         self.workers = [worker.remote(model_args) for _ in range(pool.size)]
-        (described,) = _raising_user_errors(_got(self.workers[0].describe.remote()))
+        with cluster.user_errors():
+            described = ray.get(self.workers[0].describe.remote())
         self._name, self._template, self._info = described
         self.batch_size = settings.batch_size
         self.cost: Counter[str] = Counter()
@@ -108,26 +111,15 @@ class FanOut(LM):
         told = ActorPool(self.workers).map(
             lambda worker, part: worker.answer.remote(kind, part), parts
         )
-        with tqdm(total=len(requests), desc=kind, disable=quiet) as bar:
-            for found, cost in _raising_user_errors(told):
+        bar = tqdm(total=len(requests), desc=kind, disable=quiet)
+        with bar, cluster.user_errors():
+            for found, cost in told:
                 answers += found
                 self.cost.update(cost)  # which, unlike +, keeps zeros
                 bar.update(len(found))
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(kind, request.args, answer)
         return answers
-
-
-def _got(reference: Any) -> Iterator[Any]:
-    yield ray.get(reference)
-
-
-def _raising_user_errors(answers: Iterator[Any]) -> Iterator[Any]:
-    """The answers; a UserError of an actor is raised as that UserError."""
-    try:
-        yield from answers
-    except ray.exceptions.RayError as error:
-        raise cluster.user_error_in(error) or error from None
 
 
 def pieces(requests: Sequence[Instance], size: int) -> list[list[Instance]]:

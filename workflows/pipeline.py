@@ -7,7 +7,7 @@ The same as ``jointsampler run pipeline``.
 
 import sys
 
-from workflows.cli import main
+from jointsampler.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["pipeline", *sys.argv[1:]]))
+    sys.exit(main(["run", "pipeline", *sys.argv[1:]]))

@@ -25,7 +25,7 @@ from jointsampler.corpus.prompts import TASKS_SOURCE
 from jointsampler.errors import UserError
 from jointsampler.evaluation.judges import prepare_judge
 from jointsampler.teachers.checkpoint import find_checkpoint, find_tokenizer
-from workflows.cli import config_file
+from workflows.cli import add_config, config_file
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,14 @@ def check_same(done: Sequence[Fetched]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
-    try:
-        config = load_config(config_file(args.config), args.overrides)
-        prompts = fetch_prompts(config)
-        if prompts is not None:
-            print(f"prefetch: {platform.node()}: prompts {prompts}", flush=True)
-        if args.all_nodes:
-            check_same(fetch_everywhere(config))
-        else:
-            print(f"prefetch: {fetch_models(config)}", flush=True)
-    except UserError as error:
-        print(f"jointsampler: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    config = load_config(config_file(args.config), args.overrides)
+    prompts = fetch_prompts(config)
+    if prompts is not None:
+        print(f"prefetch: {platform.node()}: prompts {prompts}", flush=True)
+    if args.all_nodes:
+        check_same(fetch_everywhere(config))
+    else:
+        print(f"prefetch: {fetch_models(config)}", flush=True)
     return 0
 
 
@@ -132,11 +126,10 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--config", help="a YAML file, or a preset's name, as for jointsampler run")
     made.add_argument(
         "--all-nodes", action="store_true", help="on every node of the Ray cluster that is alive"
     )
-    made.add_argument("overrides", nargs="*", metavar="section.field=value")
+    add_config(made)
     return made
 
 
@@ -146,4 +139,6 @@ def _bytes(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from jointsampler.cli import main as command
+
+    sys.exit(command(["prefetch", *sys.argv[1:]]))

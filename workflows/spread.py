@@ -222,7 +222,7 @@ def go_on(
             print(f"{stage}: {why}", flush=True)
     kind = "GPU" if pool.gpus else "CPU"
     able = {n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get(kind, 0) > 0}
-    if not able - set(verdict.left_out):
+    if verdict.left_out and not able - set(verdict.left_out):  # else Ray waits for nodes
         raise UserError(
             f"Stage {stage} has no node left: on each, processes ended again and again before they had "
             f"finished anything. The last error: {verdict.last}. What is complete stays."

@@ -145,7 +145,7 @@ def run_once(
         "commit": commit(),
         "results": results,
     }
-    storage.write(plan.out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    storage.write_json(plan.out / MANIFEST, manifest)
     beside = f", forecast {forecast:.0f} s" if forecast else ""
     print(f"{plan.stage}: done in {time.monotonic() - begin:.0f} s{beside}", flush=True)
     return results

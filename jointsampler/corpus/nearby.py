@@ -1,8 +1,8 @@
 """One copy of a bucket's shards per node: the first process that needs them fetches them for all.
 
 The copies lie in the cache folder below the manifest's digest, so another corpus
-never meets them, and they may be deleted at any time. A folder that is not in a
-bucket is read where it is.
+never meets them. Nothing removes them; they may be deleted at any time. A folder that
+is not in a bucket is read where it is.
 """
 
 from __future__ import annotations

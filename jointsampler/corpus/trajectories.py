@@ -43,6 +43,11 @@ class Trajectories:
         return self.tokens.shape[1]
 
     @property
+    def width(self) -> int:
+        """Tokens of the longest row, prompt included."""
+        return self.length + max(map(len, self.prompts))
+
+    @property
     def reveals(self) -> Tensor:
         """[N] int64, the number of recorded reveals of each row."""
         return (self.order >= 0).sum(1)

@@ -73,3 +73,9 @@ def encode_prompts(
                 "shorten the prompt or the response."
             )
     return encoded
+
+
+def longest_row(teacher: Teacher, prompts: Sequence[Prompt] | None, max_new_tokens: int) -> int:
+    """Tokens of the row, prompt and response, whose prompt has the longest text."""
+    longest = None if prompts is None else [max(prompts, key=lambda p: len(prompt_text(p)))]
+    return len(encode_prompts(teacher, longest, max_new_tokens)[0]) + max_new_tokens

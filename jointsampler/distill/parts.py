@@ -44,8 +44,9 @@ def fitting_parts(
     """
     share = -(-settings.batch_size // place.world)  # the largest
     most = -(-share // settings.accumulate)
-    config, length = sampler.config, states.trajectories.length
-    purpose = f"training, width {config.width}, depth {config.depth}, k {distill.k_max}"
+    config, length = sampler.config, states.trajectories.width
+    purpose = f"training, {config.width} wide, depth {config.depth}, k {distill.k_max}, "
+    purpose += f"{distill.near + distill.far} positions"
     size = BatchSize.of(states.teacher, length, purpose, most)
     # Doubling up to ``most`` takes less than twice as many rows.
     count = most if size.size == most else 2 * most

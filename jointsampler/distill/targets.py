@@ -47,8 +47,8 @@ class TeacherStates:
     def __init__(self, teacher: Teacher, trajectories: Trajectories, cache_gib: float = 0.0):
         self.teacher, self.trajectories = teacher, trajectories
         self.budget = int(cache_gib * 2**30)
-        length = trajectories.length
-        self.batch_size = BatchSize.of(teacher, length, "states", length)  # of one row's states
+        length, width = trajectories.length, trajectories.width
+        self.batch_size = BatchSize.of(teacher, width, "states", length)  # of one row's states
         self.kept: dict[int, Tensor] = {}  # row -> [L, S, R] bfloat16
         self.bytes = 0
         self.teacher_rows = 0  # sequences that the teacher has been given

@@ -45,7 +45,7 @@ class Validator:
         self.teacher, self.ks, self.temperature, self.order = teacher, ks, temperature, order
         self.place = place = place or Place()
         self.rows = held_out.select(range(len(held_out))[place.rank :: place.world])
-        self.batch_size = BatchSize.of(teacher, held_out.length, "validation", 128, len(self.rows))
+        self.batch_size = BatchSize.of(teacher, held_out.width, "validation", 128, len(self.rows))
         self.reference: Reference | None = None
 
     def __call__(self, sampler: JointSampler) -> dict[str, float]:

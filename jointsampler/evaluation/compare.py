@@ -20,6 +20,7 @@ from ..decoding.generate import Generation, check_k, generate
 from ..decoding.loop import Strategy
 from ..decoding.methods import get_method
 from ..decoding.orders import get_order
+from ..decoding.prompts import longest_row
 from ..decoding.sampling import Sampling
 from ..memory import BatchSize
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples
@@ -212,6 +213,7 @@ class Comparison:
             return None
         protocol = self.protocol
         purpose = f"samples, {setting.method}, {setting.knobs}"
+        length = longest_row(self.teacher, prompts, protocol.max_new_tokens)
         return generate(
             self.teacher,
             self.updates[setting.update],
@@ -222,7 +224,7 @@ class Comparison:
             max_new_tokens=protocol.max_new_tokens,
             order=protocol.order,
             seed=protocol.seed,
-            batch_size=BatchSize.of(self.teacher, protocol.max_new_tokens, purpose, 64),
+            batch_size=BatchSize.of(self.teacher, length, purpose, 64),
             stop_at_end=bool(self.teacher.end_ids),
             **setting.rule,
         )
@@ -253,7 +255,7 @@ class Comparison:
                 stop_at_end=bool(self.teacher.end_ids),
             )
             rows = Trajectories.from_generation(truth, seed, self.teacher)
-            size = BatchSize.of(self.teacher, rows.length, f"block KL, {kind}", 128, len(rows))
+            size = BatchSize.of(self.teacher, rows.width, f"block KL, {kind}", 128, len(rows))
             self._references[kind] = Reference(self.teacher, rows, size)
         return self._references[kind]
 

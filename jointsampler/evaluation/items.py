@@ -242,8 +242,8 @@ class Evaluator:
         """What fits for ``purpose``, in items of ``rows`` rows."""
         key = (purpose, rows)
         if key not in self._batch_sizes:
-            length = self.held_out.length
-            self._batch_sizes[key] = BatchSize.of(self.teacher, length, purpose, rows)
+            width = self.held_out.width  # its prompts are those of the samples
+            self._batch_sizes[key] = BatchSize.of(self.teacher, width, purpose, rows)
         return self._batch_sizes[key]
 
     def costs(self, pairs: Sequence[tuple[str, int]]) -> dict[str, UpdateCost]:

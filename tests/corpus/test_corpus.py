@@ -58,6 +58,14 @@ def test_rows_do_not_depend_on_the_batch_that_fits(small):
     assert torch.equal(a.tokens, b.tokens) and torch.equal(a.order, b.order)
 
 
+def test_a_plan_without_a_shard_leaves_the_next_plan_its_own_prompts(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}\n")
+        plan = made(tmp_path, f"corpus.prompts={tmp_path / name}.txt")
+        corpus.prepare(plan)
+        assert set(corpus.prompts_of(plan)) == {name}
+
+
 def test_rows_stop_at_their_end(tmp_path):
     """Answers to the tasks have a few tokens; positions behind the end are not sampled."""
     plan = made(tmp_path, "corpus.prompts=tasks", "corpus.order=left_to_right")

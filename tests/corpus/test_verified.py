@@ -126,6 +126,7 @@ def test_a_shard_that_is_gone_is_noticed_and_one_too_many_is_refused(plan, shard
     counting.of_shards()
     (plan.folder / SHARDS[2]).unlink()
     assert not plan.intact() and set(counting.of_shards()) <= {SHARDS[2]}
+    assert sorted(corpus.found(plan).shards) == [0, 1, 3] and counting.of_shards() == {}
     (plan.folder / "part-9.parquet").write_bytes(shards[0])
     with pytest.raises(UserError, match=r"part-9\.parquet is not in the manifest"):
         finished(plan, shards)

@@ -14,6 +14,7 @@ from jointsampler.config import TrainConfig
 from jointsampler.corpus.trajectories import Trajectories
 from jointsampler.distill import TeacherStates
 from workflows import cluster
+from workflows.train import memory
 from workflows.train.memory import check_memory, memory_in_one_sentence
 
 
@@ -38,6 +39,29 @@ def test_a_cache_that_would_fill_the_node_is_refused(states):
     check_memory(states, range(2), settings, workers_here=2)
     with pytest.raises(UserError, match=r"train.cache_gib=1 would keep .* GiB left, for 100000000"):
         check_memory(states, range(2), settings, workers_here=100_000_000)
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": 1000, "memory.current": 900}, 400),
+        ({"memory/memory.limit_in_bytes": 1000, "memory/memory.usage_in_bytes": 900}, 400),
+        ({"memory.max": "max", "memory.current": 900}, None),  # no limit
+        ({}, None),
+    ],
+)
+def test_a_containers_files_that_nobody_reads_now_leave_its_memory_free(
+    tmp_path, monkeypatch, files, left
+):
+    (tmp_path / "memory").mkdir()
+    for name, value in files.items():
+        place = tmp_path / name
+        place.write_text(f"{value}\n")
+        total = "" if place.parent == tmp_path else "inactive_file 0\ntotal_"
+        place.with_name("memory.stat").write_text(f"anon 600\n{total}inactive_file 300\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    free = memory.free_memory()
+    assert free == left if left is not None else free > 10**6
 
 
 def test_a_step_that_runs_out_of_the_devices_memory_is_one_sentence():

@@ -115,3 +115,5 @@ def test_without_steps_the_sampler_to_start_from_is_taken_as_it_is(tmp_path):
     taken = JointSampler.from_pretrained(made.folder).state_dict()
     for name, value in JointSampler.from_pretrained("tiny").state_dict().items():
         assert torch.equal(taken[name], value)
+    take(plan(load_config(None, [*as_it_is, f"train.warm_start={made.folder}"]), tmp_path))
+    assert made.intact()  # the folder that it replaces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import ray
@@ -10,7 +11,9 @@ from ray.data._internal.execution.no_progress_guard import NoProgressGuard
 from ray.data.exceptions import ExecutionTimeoutError
 
 from jointsampler import UserError
-from workflows.spread import is_final, set_up_data, ticking
+from workflows.cluster import Pool
+from workflows.spread import go_on, is_final, set_up_data, ticking
+from workflows.watch import Verdict
 
 
 def test_it_ticks_while_no_row_comes_and_gives_every_row_once():
@@ -56,6 +59,20 @@ def test_what_the_user_has_to_mend_is_final_and_what_a_device_did_is_not():
     assert is_final(caused(UserError("shard 3"), UserError("does not fit")))
     assert not is_final(caused(UserError("shard 3"), RuntimeError("CUDA error")))
     assert not is_final(RuntimeError("CUDA error"))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "alive", "goes_on"),
+    [({}, {"a"}, True), ({}, set(), True), ({"a": "why"}, {"a", "b"}, True), ({"a": "why"}, {"a"}, False)],
+)  # fmt: skip
+def test_another_attempt_needs_a_node_that_was_not_left_out_or_waits_for_one(
+    monkeypatch, left_out, alive, goes_on
+):
+    nodes = [{"NodeID": node, "Alive": True, "Resources": {"CPU": 2}} for node in alive]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    verdict = Verdict(failures=1, left_out=left_out, last="no driver")
+    with nullcontext() if goes_on else pytest.raises(UserError, match="has no node left"):
+        go_on("corpus", verdict, set(), Pool(2, 0, 1), RuntimeError("lost"))
 
 
 def test_a_stage_without_progress_for_31_minutes_survives(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ray import tune
 
 from jointsampler import UserError
 from jointsampler.config import load_config
@@ -93,6 +94,20 @@ def test_a_random_search_refuses_a_value_only_if_no_other_goes_with_it(tmp_path)
         plan(tmp_path, both.replace("[muon, adamw]", "[muon]"), "sweep.search=random")
 
 
+def test_a_random_search_draws_the_same_trials_again_and_others_by_another_seed(tmp_path):
+    tune.register_trainable("nothing", lambda values: None)
+
+    def drawn(seed: int) -> list[dict]:
+        space = "sweep.space={train.lr: {low: 0.001, high: 0.1, log: true}}"
+        made = plan(tmp_path, space, "sweep.search=random", f"run.seed={seed}")
+        search = launch.tune_config(made, at_once=2).search_alg
+        trials = {"config": launch.search_space(made.settings), "run": "nothing", "num_samples": 2}
+        search.add_configurations({"sweep": trials})
+        return [search.next_trial().config for _ in range(2)]
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
 def test_after_a_sweep_the_corpus_is_still_the_one_it_was_on(tmp_path):
     config = load_config(None, [SPACE, "train.k_max=4", "evaluate.ks=[1, 2]"])
     best = sweep.chosen(config, {"best": {"sampler.width": 64, "train.k_max": 2}})
@@ -129,8 +144,11 @@ def test_the_forecast_of_a_pipeline_with_a_sweep_counts_its_trials(tmp_path):
 def test_a_projection_shows_that_loading_the_weights_saturates_first(tmp_path):
     slow = ["estimate.storage_bytes_per_second=1.0e+6", "estimate.gpu_flops=1.0e+9"]
     config = load_config(None, slow)
-    lines = estimate.projection(corpus.plan(config, tmp_path), config.estimate).splitlines()
-    rows = [line.split() for line in lines[2:]]
+    made = corpus.plan(config, tmp_path)
+    rows = [line.split() for line in estimate.projection(made, config.estimate).splitlines()[2:]]
     assert [row[0] for row in rows] == ["1", "8", "64", "512"]
+    short = config.estimate.model_copy(update={"response_share": 0.75})
+    sooner = estimate.projection(made, short).splitlines()[2].split()
+    assert float(sooner[1]) == pytest.approx(0.75 * float(rows[0][1]), rel=0.05)
     efficiency = [float(row[-1]) for row in rows]
     assert efficiency == sorted(efficiency, reverse=True) and efficiency[0] > 2 * efficiency[-1]

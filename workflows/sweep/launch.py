@@ -15,6 +15,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.search import BasicVariantGenerator
 
 from jointsampler import storage
 from jointsampler.config import Range, SweepConfig
@@ -129,8 +130,8 @@ def tuner(plan: SweepPlan, tracker: Tracker, placement: Placement) -> tune.Tuner
 
 def tune_config(plan: SweepPlan, at_once: int) -> tune.TuneConfig:
     """How trials are drawn, and which are stopped early; ``at_once`` of them run at a time."""
-    settings = plan.settings
-    scheduler = search = None
+    settings, seed = plan.settings, plan.config.run.seed
+    scheduler, search = None, BasicVariantGenerator(max_concurrent=at_once, random_state=seed)
     if settings.scheduler == "asha":
         scheduler = tune.schedulers.AsyncHyperBandScheduler(
             time_attr="step",  # Tune's own count of reports starts again after a restore
@@ -141,12 +142,12 @@ def tune_config(plan: SweepPlan, at_once: int) -> tune.TuneConfig:
     if settings.search == "optuna":
         from ray.tune.search.optuna import OptunaSearch
 
-        search = OptunaSearch(metric=METRIC, mode="min", seed=0)
+        search = OptunaSearch(metric=METRIC, mode="min", seed=seed)
     return tune.TuneConfig(
         metric=METRIC,
         mode="min",
         num_samples=1 if settings.search == "grid" else settings.trials,
-        max_concurrent_trials=at_once,
+        max_concurrent_trials=at_once if settings.search == "optuna" else None,
         search_alg=search,
         scheduler=scheduler,
         trial_name_creator=lambda t: f"{PREFIX}{t.trial_id}",

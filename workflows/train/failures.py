@@ -1,14 +1,16 @@
-"""Which failures end a training: the program's are counted, those of nodes are not.
+"""Which failures end a training: the user's at once, the program's when they are too many, those of nodes never.
 
 Ray Train's ``max_failures`` counts every failure of a worker except a preemption that
 was announced. A node that vanishes, a process that is killed, and the broken
 connections that the other workers then see would use it up. So Ray Train is told to
-restart always, and :class:`FailureCount` ends the training: by the error of the
-worker itself once there are more than ``train.max_failures`` of them.
+restart always, and :class:`FailureCount` ends the training: by a UserError of a worker
+at once, because another attempt would meet it again, and by another error of the worker
+itself once there are more than ``train.max_failures`` of them.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -19,6 +21,8 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckTimeoutError,
 )
 
+from jointsampler.errors import UserError
+
 # Losses without a checkpoint in between: a program that crashes its process looks like a lost node.
 LOST_IN_A_ROW = 10
 # What the other workers see of a lost one; they may report it first.
@@ -27,9 +31,7 @@ _CONNECTION = re.compile(
     r"|broken pipe",
     re.IGNORECASE,
 )
-_MEMORY = (
-    "low on memory"  # of Ray's message: the monitor ended the worker, the program is too large
-)
+_MEMORY = "low on memory"  # of Ray's message where its monitor ended the worker
 
 
 class FailureCount(UserCallback):
@@ -49,28 +51,40 @@ class FailureCount(UserCallback):
         errors = list(worker_exceptions.values())
         if any(is_preemption(error) for error in errors):
             return
-        if any(is_loss(error) for error in errors):
+        if (known := next((e for e in errors if isinstance(e, UserError)), None)) is not None:
+            leave_the_sentence_alone()
+            raise known
+        own = [error for error in errors if not is_broken_connection(error)]
+        if not own or any(is_lost(error) for error in own):
             self.losses += 1
             if self.losses > LOST_IN_A_ROW:
                 raise errors[0]
             return
         self.failures += 1
         if self.failures > self.most:
-            raise errors[0]
+            raise own[0]
+
+
+def leave_the_sentence_alone() -> None:
+    """Ray Train logs no traceback in this process any more: the driver prints the sentence of the error."""
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
 
 
 def is_preemption(error: Exception) -> bool:
     return bool(getattr(_inner(error), "preempted", False))
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether a worker vanished, or this one lost the connection to it."""
+def is_lost(error: Exception) -> bool:
+    """Whether the worker vanished; one that filled its node's memory was ended for that."""
     inner = _inner(error)
-    if _MEMORY in str(inner):
-        return False
-    if isinstance(inner, ray.exceptions.RayActorError | WorkerHealthCheckTimeoutError):
-        return True
-    return bool(_CONNECTION.search(str(inner)))
+    gone = isinstance(inner, ray.exceptions.RayActorError | WorkerHealthCheckTimeoutError)
+    return gone and _MEMORY not in str(inner)
+
+
+def is_broken_connection(error: Exception) -> bool:
+    """Whether the worker raised that it lost the connection to another one, whatever became of that."""
+    died = isinstance(error, WorkerHealthCheckFailedError)  # and raised nothing
+    return not died and bool(_CONNECTION.search(str(error)))
 
 
 def _inner(error: Exception) -> Exception:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jointsampler import JointSampler, storage
 from jointsampler.config import TrainConfig
@@ -27,7 +25,7 @@ from jointsampler.errors import UserError
 from workflows import cluster
 from workflows.train.checkpoint import SAMPLER_FOLDER
 from workflows.train.engine import CPU_ENVIRONMENT
-from workflows.train.failures import FailureCount
+from workflows.train.failures import FailureCount, leave_the_sentence_alone
 from workflows.train.loop import train_loop
 from workflows.train.plan import TrainPlan, most_workers
 
@@ -50,9 +48,10 @@ def run(plan: TrainPlan, reporter: UserCallback | None) -> dict[str, Any]:
 
 def take(plan: TrainPlan) -> None:
     """Put the sampler of ``train.warm_start`` into the plan's folder as it is."""
+    sampler = JointSampler.from_pretrained(plan.settings.warm_start)  # may lie in that folder
     if plan.folder.exists():
         shutil.rmtree(plan.folder)
-    JointSampler.from_pretrained(plan.settings.warm_start).save_pretrained(plan.folder)
+    sampler.save_pretrained(plan.folder)
 
 
 def fit(
@@ -66,10 +65,8 @@ def fit(
     pool = fitting_pool(cluster.pool(workers, plan.corpus.teacher.device), plan.settings)
     if pool.gpus:
         pool = dataclasses.replace(pool, gpus=gpu_share)
-    try:
+    with cluster.user_errors():
         result = trainer(plan, callbacks, pool).fit()
-    except TrainingFailedError as error:
-        raise cluster.user_error_in(error) or error from None
     if result.checkpoint is None:
         raise RuntimeError(f"Training ended without a checkpoint: {result.error}")
     with result.checkpoint.as_directory() as folder:
@@ -104,13 +101,11 @@ def trainer(plan: TrainPlan, callbacks: Sequence[UserCallback], pool: cluster.Po
 
 
 def attempt(plan: TrainPlan) -> None:
-    """The loop of one worker; the traceback of its error goes to the log, because Ray Train keeps none."""
+    """The loop of one worker. Ray Train logs the traceback of an error, but not of a UserError."""
     try:
         train_loop(plan)
     except UserError:
-        raise
-    except Exception:
-        traceback.print_exc()
+        leave_the_sentence_alone()
         raise
 
 

@@ -17,21 +17,29 @@ from jointsampler.errors import UserError
 from jointsampler.memory import out_of_memory
 
 _CGROUP = Path("/sys/fs/cgroup")
-CGROUPS = (  # (limit, used) of the container's memory, cgroup versions 2 and 1
-    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
-    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
+_LIMITS = (  # (folder, limit, used) of the container's memory, cgroup versions 2 and 1
+    (".", "memory.max", "memory.current"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 
 
 def free_memory() -> int:
     """Bytes that this process may still use: the node's, or its container's where that is less."""
     free = psutil.virtual_memory().available
-    for limit, used in CGROUPS:
+    for folder, limit, used in _LIMITS:
+        here = _CGROUP / folder
         try:
-            free = min(free, int(limit.read_text()) - int(used.read_text()))
+            most, taken = (int((here / name).read_text()) for name in (limit, used))
+            free = min(free, most - taken + _cached(here / "memory.stat"))
         except (OSError, ValueError):  # another cgroup version, or no limit
             continue
     return free
+
+
+def _cached(statistics: Path) -> int:
+    """Bytes that count as used by a container but hold files nobody reads now: the kernel gives them back."""
+    found = dict(line.split() for line in statistics.read_text().splitlines())
+    return int(found.get("total_inactive_file", found.get("inactive_file", 0)))
 
 
 def check_memory(
