@@ -50,7 +50,7 @@ class Validator:
 
     def __call__(self, sampler: JointSampler) -> dict[str, float]:
         """captured_kK and nats_kK for every k, nan where the sampler's output is not a number."""
-        share: dict[int, np.ndarray] = {k: np.empty((0, 3)) for k in self.ks}
+        share: dict[int, np.ndarray] = {k: np.empty((0, 4)) for k in self.ks}
         if len(self.rows):
             share = self._share(sampler)
         metrics = {}

@@ -53,7 +53,8 @@ class Collected:
         kmeans_seeds: int = 5,
     ) -> list[MethodResult]:
         """One result per pair; NLL and MAUVE where a judge scored the samples."""
-        return [self._result(pair, costs.get(update_name(pair[0])), kmeans_seeds) for pair in pairs]
+        known = {"none": None, **costs}
+        return [self._result(pair, known[update_name(pair[0])], kmeans_seeds) for pair in pairs]
 
     def examples(self, pairs: Sequence[tuple[str, int]], shown: int) -> Examples:
         """The first ``shown`` samples of every method; the methods share their seeds."""
@@ -114,16 +115,16 @@ class Collected:
             if other_k != k or path in found or method not in (other, "marginal"):
                 continue
             base, own = meter.walks
-            nats, captured, column = meter.update, meter.captured, 1
+            nats, captured, columns = meter.update, meter.captured, [1, 3]
             if method == "marginal":
-                nats, captured, column, own = meter.marginal, None, 0, base
+                nats, captured, columns, own = meter.marginal, None, [0, 2], base
             found[path] = Fidelity(
                 nats_per_token=nats.scaled(1 / k),
                 nats_per_round=nats,
                 captured=captured,
                 breakdown=breakdown(own, None if own is base else base),
             )
-            units[NATS[path]] = as_units(meter.per_trajectory[:, [column, 2]] * [1, k])
+            units[NATS[path]] = as_units(meter.per_trajectory[:, columns] * [1, k])
         return found, units
 
     def _scores(self, every: Sequence[Samples]) -> Scores | None:

@@ -89,7 +89,8 @@ class BlockKL:
     update: Interval | None  # nats per round; None without an update
     captured: Interval | None  # 1 - update / marginal
     rounds: float  # counted reveals / k
-    per_trajectory: np.ndarray  # [n, 3]: nats of the marginal, of the update (nan without), rounds
+    # [n, 4]: nats of the marginal, of the update (nan without), rounds of the one, of the other.
+    per_trajectory: np.ndarray
     walks: tuple[Walk, Walk | None] | None = None  # of the marginal model and of the update
 
     @staticmethod
@@ -102,7 +103,7 @@ class BlockKL:
 
 
 def summarize(k: int, per_trajectory: np.ndarray) -> BlockKL:
-    """Intervals over trajectories, paired; per_trajectory [n, 3] as in :class:`BlockKL`."""
+    """Intervals over trajectories, paired; per_trajectory [n, 4] as in :class:`BlockKL`."""
     rounds = float(per_trajectory[:, 2].sum())
     marginal = bootstrap(lambda m: m[..., 0] / m[..., 2], per_trajectory)
     if np.isnan(per_trajectory[:, 1]).any():
@@ -110,8 +111,8 @@ def summarize(k: int, per_trajectory: np.ndarray) -> BlockKL:
     return BlockKL(
         k,
         marginal,
-        bootstrap(lambda m: m[..., 1] / m[..., 2], per_trajectory),
-        bootstrap(lambda m: 1 - m[..., 1] / m[..., 0], per_trajectory),
+        bootstrap(lambda m: m[..., 1] / m[..., 3], per_trajectory),
+        bootstrap(lambda m: 1 - m[..., 1] / m[..., 3] / (m[..., 0] / m[..., 2]), per_trajectory),
         rounds,
         per_trajectory,
     )
@@ -312,13 +313,12 @@ def block_kl(
     reference = reference or Reference(teacher, trajectories, batch_size)
     marginal, own_walk = reference.marginal(k, path, temperature, order), None
     nats, counted = _full_rounds(marginal, k)
-    columns = [nats, np.full(len(trajectories), np.nan), counted / k]
+    own, own_counted = np.full(len(trajectories), np.nan), counted
     if not isinstance(chosen, NoUpdate):
         strategy = fixed_rounds(chosen, k, order, trajectories.seed)
         own_walk = reference.walk(strategy, path, temperature)
-        own, own_counted = _full_rounds(own_walk, k)
-        # Per token counted on the update's own walk, which on a sampled path has other lengths.
-        columns[1] = own * counted / np.maximum(own_counted, 1)
+        own, own_counted = _full_rounds(own_walk, k)  # on a sampled path of other lengths
+    columns = [nats, own, counted / k, own_counted / k]
     return replace(summarize(k, np.stack(columns, axis=1)), walks=(marginal, own_walk))
 
 

@@ -64,7 +64,7 @@ def compared_aups(runs: Sequence[Run]) -> Comparison | None:
             metric = Metric(label, "aup", "more", 1)
             texts = ["–" if side is None else interval_text(side.value, 1) for side in sides]
             rows.append((label, texts, [_judged(metric, sides[0], side) for side in sides[1:]]))
-    return Comparison("AUP", "", rows) if rows else None
+    return Comparison("AUP, tokens per full pass", "", rows) if rows else None
 
 
 def reasons(found: Iterable[Comparison]) -> list[tuple[str, list[str]]]:

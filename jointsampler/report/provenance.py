@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..evaluation.pairing import judge_name
 from .record import Run
 
 
@@ -44,7 +45,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             run.results.teacher.fingerprint for run in runs
         ],
         "The runs were judged by different models, so NLL and MAUVE cannot be compared.": [
-            run.results.judge for run in runs
+            judge_name(run.results.judge) for run in runs
         ],
         "KL was measured at different temperatures.": [run.results.kl_temperature for run in runs],
         "The runs were measured on different machines: tokens/s and costs are each machine's own.": [

@@ -170,10 +170,17 @@ def test_a_row_that_ended_early_counts_its_full_rounds_alone():
 def test_summarize_pairs_the_trajectories():
     """The ratio's interval is of trajectories drawn together: equal ratios leave no width."""
     marginal = np.array([1.0, 2.0, 5.0, 9.0])
-    found = summarize(4, np.stack([marginal, 0.25 * marginal, np.ones(4)], axis=1))
+    found = summarize(4, np.stack([marginal, 0.25 * marginal, np.ones(4), np.ones(4)], axis=1))
     assert found.captured.value == pytest.approx(0.75)
     assert found.captured.high - found.captured.low < 1e-9
     assert found.marginal.high - found.marginal.low > 1
+
+
+def test_nats_are_per_round_of_the_walk_that_they_are_of():
+    """A sample without a full round weighs nothing; it is no round without a loss."""
+    columns = np.array([[4.0, 1.0, 2.0, 2.0], [4.0, 0.0, 2.0, 0.0]])
+    found = summarize(4, columns)
+    assert (found.marginal.value, found.update.value, found.captured.value) == (2.0, 0.5, 0.75)
 
 
 @pytest.mark.parametrize("k", [1, 17])

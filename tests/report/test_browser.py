@@ -176,7 +176,8 @@ def test_no_error_no_request_no_serious_violation(browser, pages, kind, width, h
             "data:,",
         ]
         if folder := os.environ.get("REPORT_SCREENSHOTS"):
-            page.screenshot(path=Path(folder) / f"{kind}-{width}-{scheme}.png", full_page=True)
+            place = Path(folder) / f"{kind}-{width}-{scheme}.png"
+            page.screenshot(path=place, full_page=True, timeout=60_000)
 
 
 @pytest.mark.parametrize("kind", ["report", "comparison"])
