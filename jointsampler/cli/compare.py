@@ -6,23 +6,25 @@ Prints a row per method and setting as it is measured: KL to the true joint in
 nats per token (in the method's own order, on unconditional text and on task
 prompts), NLL under the judge, accuracy on the built-in tasks, tokens per teacher
 row, the same with updates at their measured cost, tokens/s.
-Then AUP per method and the paired differences of the accuracies.
+Then AUP, accuracy at matched cost and speed at matched accuracy per method, and the
+paired differences of the accuracies from the rows of --against.
 With --rivals the rows are those of jointsampler/rivals on task prompts alone, at
-batch size 36, and --samples, --k, --order and --judge play no part.
+batch size 36 and with settings of their own.
 Writes results.json, summary.md and compare.svg (with the Pareto frontier) to --out.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
+from ..decoding.orders import ORDERS
 from ..errors import UserError, unknown_name
 from ..evaluation.compare import Comparison, Protocol, compare
 from ..evaluation.grid import Setting, default_grid
 from ..evaluation.judges import Judge, prepare_judge
 from ..evaluation.results import MethodResult, Results, write_results
-from ..evaluation.stats import Interval
 from ..evaluation.worth import at_equal_cost
 from ..report.charts import frontier_svg
 from ..report.markdown import markdown
@@ -31,6 +33,7 @@ from ..storage import write
 from ..teachers.protocol import Teacher
 from .common import add_models, load_models, updates_of
 from .rivals import compare_rivals
+from .tables import bases, line, shown, statistics
 
 HEADER = (
     "method",
@@ -44,6 +47,8 @@ HEADER = (
     "tok/s",
 )
 WIDTHS = (24, 16, 21, 21, 21, 21, 9, 9, 6)
+# What the rows of --rivals settle themselves, with the defaults of the others.
+_SETTLED = {"k": [2, 4, 8], "samples": 64, "order": "entropy", "judge": "none"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,14 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", nargs="*", help="only these (default: every method that can run)"
     )
-    parser.add_argument("--k", type=int, nargs="*", default=[2, 4, 8], help="of the fixed methods")
-    parser.add_argument("--samples", type=int, default=64, help="unconditional samples per row")
+    parser.add_argument(
+        "--against", nargs="+", help="methods from whose rows all others differ (default: sequential, with --rivals "
+        "refresh too)",
+    )  # fmt: skip
+    parser.add_argument("--k", type=int, nargs="*", help="of the fixed methods (default: 2 4 8)")
+    parser.add_argument("--samples", type=int, help="unconditional samples per row (default: 64)")
     parser.add_argument("--prompts-per-task", type=int, default=8, help="0 leaves the tasks out")
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--order", default="entropy")
-    parser.add_argument(
-        "--judge", default="none", help="smollm2, none, or a causal LM (default: none)"
-    )
+    parser.add_argument("--order", help=f"{', '.join(ORDERS)} (default: entropy)")
+    parser.add_argument("--judge", help="smollm2, none, or a causal LM (default: none)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--rivals",
@@ -69,10 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    _complete(args)
     teacher, sampler = load_models(args)
     out = _folder(args.out)
     if args.rivals:
-        results = compare_rivals(args, teacher, updates_of(args, sampler).get("joint"))
+        results = compare_rivals(args, teacher, updates_of(args, sampler), sampler)
     else:
         results = _compare(args, teacher, sampler)
     if out is not None:
@@ -83,9 +91,22 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote results.json, summary.md and compare.svg to {out}")
 
 
+def _complete(args: argparse.Namespace) -> None:
+    """Write the defaults of what --rivals settles itself; UserError where both are given."""
+    given = [f"--{name}" for name in _SETTLED if getattr(args, name) is not None]
+    if args.rivals and given:
+        raise UserError(
+            f"The rows of --rivals have settings of their own: leave out {', '.join(given)}."
+        )
+    for name, default in _SETTLED.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+
+
 def _compare(args: argparse.Namespace, teacher: Teacher, sampler: JointSampler | None) -> Results:
     """Every method that can run, measured one by one."""
     grid = _grid(args, sampler is not None)
+    against = bases(args.against, ("sequential",), {setting.method for setting in grid})
     judge_id = prepare_judge(args.judge)
     judge = None if judge_id is None else Judge(judge_id, args.device)
     protocol = Protocol(
@@ -96,9 +117,11 @@ def _compare(args: argparse.Namespace, teacher: Teacher, sampler: JointSampler |
         seed=args.seed,
     )
     comparison = Comparison(teacher, updates_of(args, sampler), protocol, judge)
-    print(line(HEADER))
-    results = compare(comparison, grid, lambda row: print(line(cells(row)), flush=True))
-    print(closing(results))
+    print(line(HEADER, WIDTHS))
+    results = compare(
+        comparison, grid, lambda row: print(line(cells(row), WIDTHS), flush=True), against
+    )
+    print(closing(results, against))
     return results
 
 
@@ -125,16 +148,7 @@ def _folder(given: str | None) -> Path | None:
     return out
 
 
-def line(values: tuple[str, ...]) -> str:
-    return " ".join(
-        value.ljust(width) for value, width in zip(values, WIDTHS, strict=True)
-    ).rstrip()
-
-
 def cells(row: MethodResult) -> tuple[str, ...]:
-    def shown(interval: Interval | None) -> str:
-        return "-" if interval is None else str(interval)
-
     def nats(found: dict) -> str:
         if row.method == "lossless":
             return "0 (exact)"
@@ -153,18 +167,11 @@ def cells(row: MethodResult) -> tuple[str, ...]:
     )
 
 
-def closing(results: Results) -> str:
+def closing(results: Results, against: Collection[str]) -> str:
     lines = ["brackets: 95 %, bootstrap over samples; KL in the method's own order"]
     for name, cost in results.costs.items():
         lines.append(f"an update ({name}) costs {cost.ratio:.3f} of a full pass here")
-    for curve in results.curves:
-        lines.append(
-            f"{curve.label}: AUP {curve.aup.value:.1f} by tokens per pass, {curve.aup_cost.value:.1f} by cost "
-            f"(n = {curve.aup.n})"
-        )
-    for found in results.differences:
-        if found.metric == "accuracy" and found.against == "sequential":
-            lines.append(f"accuracy of {found.row} minus sequential's: {found}")
+    lines += statistics(results, against)
     for tasks in (False, True):
         pairs = at_equal_cost(results.methods, "adaptive (joint)", "joint", tasks=tasks)
         if pairs:

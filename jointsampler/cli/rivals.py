@@ -12,11 +12,12 @@ import time
 from ..environment import machine, packages
 from ..errors import unknown_name
 from ..evaluation.paired import Paired, PairedRun
-from ..evaluation.results import MethodResult, Results, TeacherCard
-from ..evaluation.stats import Interval
+from ..evaluation.results import MethodResult, Results, SamplerCard
 from ..rivals import LEARNED, Trained, contenders, train
+from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import Update
+from .tables import bases, line, shown, statistics
 
 _HEADER = (
     "method",
@@ -28,45 +29,47 @@ _HEADER = (
     "updates",
     "cost",
     "cost, batch 1",
-    "tok/cost",
 )
 _SHOWN = 2  # chunks between two tables of what is measured so far
-_WIDTHS = (14, 38, 21, 21, 21, 6, 8, 21, 21, 8)
+_WIDTHS = (14, 38, 21, 21, 21, 6, 8, 21, 21)
 
 
-def compare_rivals(args: argparse.Namespace, teacher: Teacher, joint: Update | None) -> Results:
-    """Train what the rivals need, measure, print."""
+def compare_rivals(
+    args: argparse.Namespace,
+    teacher: Teacher,
+    updates: dict[str, Update],
+    sampler: JointSampler | None,
+) -> Results:
+    """Train what the rivals need, measure, print. ``updates``: those of the rows refresh and joint."""
     conditions = Paired(args.prompts_per_task, args.max_new_tokens, seed=args.seed)
     length, names = args.max_new_tokens, args.methods
-    known = {row.name for row in contenders(length, args.seed, joint=joint)} | set(LEARNED)
+    known = {row.name for row in contenders(length, args.seed, updates)} | set(LEARNED)
     for name in names or ():
         if name not in known:
             raise unknown_name("method", name, known)
+    measured = {"sequential", *names} if names else known
+    against = bases(args.against, ("sequential", "refresh"), measured)
     trained = None
     if not names or set(names) & set(LEARNED):
         begin = time.process_time()
         trained = train(teacher, length)
         print(_learned(trained, time.process_time() - begin), flush=True)
-    rows = contenders(length, args.seed, trained, joint)
+    rows = contenders(length, args.seed, updates, trained)
     rows = [row for row in rows if not names or row is rows[0] or row.name in names]
     run = PairedRun(teacher, rows, conditions)
     run.details()
     print("single prompts and KL measured", flush=True)
     for done in run.chunks():
         print(f"chunk {done} of {len(run)}", flush=True)
-        if done % _SHOWN == 0:
+        if done % _SHOWN == 0 and done < len(run):
             _show(run.rows())
-    results = run.rows()
-    _show(results)
-    return Results(
-        config={**vars(conditions), "order": "entropy", "dtype": args.dtype},
-        versions=packages(),
-        machine=machine(),
-        teacher=TeacherCard(
-            name=teacher.name, family=teacher.family, fingerprint=teacher.fingerprint
-        ),
-        methods=results,
-    )
+    results = run.results(against)
+    results.config["dtype"] = args.dtype
+    if sampler is not None and any(row.name == "joint" for row in rows):
+        results.sampler = SamplerCard.of(sampler)
+    _show(results.methods)
+    print("\n".join(statistics(results, against)), flush=True)
+    return results
 
 
 def _learned(trained: Trained, seconds: float) -> str:
@@ -83,18 +86,11 @@ def _learned(trained: Trained, seconds: float) -> str:
 
 def _show(rows: list[MethodResult]) -> None:
     for cells in (_HEADER, *map(_cells, rows)):
-        print(_line(cells))
+        print(line(cells, _WIDTHS))
     print(_closing(rows), flush=True)
 
 
-def _line(values: tuple[str, ...]) -> str:
-    return " ".join(v.ljust(width) for v, width in zip(values, _WIDTHS, strict=True)).rstrip()
-
-
 def _cells(row: MethodResult) -> tuple[str, ...]:
-    def shown(interval: Interval | None) -> str:
-        return "-" if interval is None else str(interval)
-
     nats = row.kl_on_tasks.get("sampled")
     return (
         row.method,
@@ -106,7 +102,6 @@ def _cells(row: MethodResult) -> tuple[str, ...]:
         f"{row.update_passes:.1f}",
         shown(row.cost),
         shown(row.cost_alone),
-        f"{row.tokens_per_cost:.2f}",
     )
 
 
@@ -115,5 +110,5 @@ def _closing(rows: list[MethodResult]) -> str:
     return (
         f"{rows[0].samples} prompts; brackets: 95 %, paired bootstrap over prompts, of costs over "
         f"chunks; KL on {0 if nats is None else nats.nats_per_token.n} prompts at the method's own "
-        "samples and states; cost: processor time per token relative to sequential"
+        "samples and states; cost: time per response relative to sequential (on a CPU, processor time)"
     )

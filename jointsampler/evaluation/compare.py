@@ -9,7 +9,7 @@ update passes at their measured ratio, and the clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,13 +37,22 @@ from .kl import Reference, Walk, calibration
 from .measured import NATS, NATS_ON_TASKS, Metric, Units
 from .nll import generative_nll, nll_units
 from .pairing import items_of, items_of_trajectories, judge_name
-from .parallelism import COLUMNS, curves
-from .results import Cost, Fidelity, MethodResult, Results, SamplerCard, TeacherCard
-from .stats import Interval, bootstrap
+from .parallelism import COLUMNS, curves, task_figures
+from .results import (
+    Cost,
+    Examples,
+    Fidelity,
+    MethodResult,
+    Results,
+    SamplerCard,
+    TeacherCard,
+)
+from .stats import EXACT
+from .unmasking import Unmasking, unmaskings
 
 PATHS = ("recorded", "own")
 _COST_BATCH = 16
-_EXACT = Interval(value=0.0, low=0.0, high=0.0, n=0)
+_SHOWN = 4  # samples of every row that the report shows
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Comparison:
         self.joint = updates.get("joint")
         self.prompts = task_prompts(protocol)
         self._costs: dict[str, UpdateCost] = {}
+        self._shown: dict[str, tuple[list[str], list[Unmasking]]] = {}  # by the row's title
         self._references: dict[str, Reference] = {}
 
     def check(self, grid: Sequence[Setting]) -> None:
@@ -115,9 +125,9 @@ class Comparison:
         scores = None if self.judge is None else self.judge.score(out.texts)
         text, tasks = self._walks(setting, "text"), self._walks(setting, "tasks")
         units = {NATS[path]: as_units(walk.units()) for path, walk in text.items()}
-        units |= {NATS_ON_TASKS: as_units(tasks["own"].units())} if "own" in tasks else {}
+        units |= {NATS_ON_TASKS["own"]: as_units(tasks["own"].units())} if "own" in tasks else {}
         units |= {} if scores is None else {"nll": nll_units(scores)}
-        return MethodResult(
+        row = MethodResult(
             method=setting.method,
             update=setting.update,
             setting=setting.knobs,
@@ -137,11 +147,13 @@ class Comparison:
             round_ends=tuple((ends / ends.sum()).tolist()) if ends.any() else None,
             **self._on_tasks(setting, answers, units),
         )
+        self._shown[row.title] = out.texts[:_SHOWN], unmaskings(out, self.teacher, _SHOWN)
+        return row
 
     def _on_tasks(
         self, setting: Setting, answers: Generation | None, units: dict[Metric, Units]
     ) -> dict[str, Any]:
-        """The fields of a row that the task prompts give, ``units`` among them."""
+        """The fields of a row that the task prompts give, with ``units`` among its units."""
         if answers is None:
             return {"units": units}
         tokens, passes, rows, updates = (
@@ -149,22 +161,19 @@ class Comparison:
             for name in ("effective_tokens", "teacher_passes", "teacher_rows", "update_passes")
         )
         cost = rows + self._ratio(setting) * updates
-        right = self._right(answers)
-        columns = {
-            "accuracy": np.stack([right, np.ones_like(right)], axis=1),
-            "task_tokens_per_pass": np.stack([tokens, passes], axis=1),
-            "task_tokens_per_cost": np.stack([tokens, cost], axis=1),
-        }
-        return {
-            "accuracy": bootstrap(lambda mean: mean[..., 0], right[:, None]),
-            "task_tokens_per_pass": float(tokens.sum() / passes.sum()),
-            "task_tokens_per_cost": float(tokens.sum() / cost.sum()),
-            "units": units | {name: as_units(column) for name, column in columns.items()},
-        }
+        found = task_figures(self._right(answers), tokens, passes, cost)
+        return found | {"units": units | found["units"]}
 
-    def results(self, rows: Sequence[MethodResult]) -> Results:
-        """``rows`` with the conditions under which they were measured."""
+    def results(
+        self, rows: Sequence[MethodResult], against: Collection[str] = ("sequential",)
+    ) -> Results:
+        """``rows`` with the conditions under which they were measured.
+
+        ``against``: the methods from whose rows all others differ (``differences.py``).
+        """
         teacher = self.teacher
+        titles = [row.title for row in rows]
+        texts, records = zip(*(self._shown[title] for title in titles), strict=True)
         card = None
         if isinstance(self.joint, Trained | Hybrid):
             card = SamplerCard.of(self.joint.module)
@@ -180,8 +189,9 @@ class Comparison:
             costs={name: Cost(**cost.as_dict()) for name, cost in self._costs.items()},
             methods=list(rows),
             items=self._items(),
-            differences=differences(rows),
+            differences=differences(rows, against),
             curves=curves(rows),
+            examples=Examples(columns=titles, texts=list(texts), unmaskings=list(records)),
             calibration=self._calibration(),
         )
 
@@ -192,7 +202,7 @@ class Comparison:
         found: dict[Metric, str] = dict.fromkeys(COLUMNS, items_of(*drawn, self.prompts))
         if self.judge is not None:
             found["nll"] = items_of(*drawn, protocol.samples, judge_name(self.judge.name))
-        for kind, metrics in (("text", NATS.values()), ("tasks", [NATS_ON_TASKS])):
+        for kind, metrics in (("text", NATS.values()), ("tasks", [NATS_ON_TASKS["own"]])):
             if (reference := self._references.get(kind)) is not None:
                 items = items_of_trajectories(reference.trajectories, protocol.order, 1.0)
                 found |= dict.fromkeys(metrics, items)
@@ -265,7 +275,7 @@ class Comparison:
     def _fidelity(self, setting: Setting, walks: dict[str, Walk]) -> dict[str, Fidelity]:
         method = get_method(setting.method)
         if method.verification == "strict" or method.one_token:
-            return {path: Fidelity(nats_per_token=_EXACT) for path in PATHS}
+            return {path: Fidelity(nats_per_token=EXACT) for path in PATHS}
         found = {}  # nothing for "tokens": exact conditionals in another order, so a KL would mislead
         for path, walk in walks.items():
             passes, updates = int(walk.teacher_passes.sum()), int(walk.update_passes.sum())
@@ -308,11 +318,15 @@ def compare(
     comparison: Comparison,
     grid: Sequence[Setting],
     on_row: Callable[[MethodResult], None] | None = None,
+    against: Collection[str] = ("sequential",),
 ) -> Results:
-    """Measure every setting of ``grid``; ``on_row`` is called with each row as it is made."""
+    """Measure every setting of ``grid``; ``on_row`` is called with each row as it is made.
+
+    ``against``: as in :meth:`Comparison.results`.
+    """
     rows = []
     for row in comparison.rows(grid):
         rows.append(row)
         if on_row is not None:
             on_row(row)
-    return comparison.results(rows)
+    return comparison.results(rows, against)

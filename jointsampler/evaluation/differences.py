@@ -8,7 +8,7 @@ the number of units that did not suffice. Rows of two files are left to ``pairin
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import get_args
 
 import numpy as np
@@ -58,11 +58,20 @@ def paired(units: Sequence[Units], statistic: Callable[[np.ndarray], np.ndarray]
     return bootstrap(of_means, columns)
 
 
-def differences(rows: Sequence[MethodResult]) -> list[Difference]:
-    """Every row against sequential, and every two rows of one setting against each other."""
-    bases = [row for row in rows if row.method == "sequential"]
-    others = [row for row in rows if row.method != "sequential"]
-    pairs = [(row, base) for base in bases for row in others]
-    pairs += [(b, a) for a, b in itertools.combinations(others, 2) if a.setting == b.setting]
-    found = [difference(a, b, metric) for metric in get_args(Metric) for a, b in pairs]
+def differences(
+    rows: Sequence[MethodResult], against: Collection[str] = ("sequential",)
+) -> list[Difference]:
+    """Every row against the rows of the methods ``against``, and every two rows of one setting."""
+    bases = [i for i, row in enumerate(rows) if row.method in against]
+    pairs = [(i, base) for base in bases for i in range(len(rows)) if i != base]
+    alike = itertools.combinations(range(len(rows)), 2)
+    pairs += [(j, i) for i, j in alike if rows[i].setting == rows[j].setting]
+    once: dict[frozenset[int], tuple[int, int]] = {}  # two rows differ in one direction alone
+    for pair in pairs:
+        once.setdefault(frozenset(pair), pair)
+    found = [
+        difference(rows[i], rows[j], metric)
+        for metric in get_args(Metric)
+        for i, j in once.values()
+    ]
     return [one for one in found if one is not None]

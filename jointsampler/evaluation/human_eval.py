@@ -98,9 +98,9 @@ def solved(
     return [outcome.passed for outcome in run_programs(programs, limits)]
 
 
-def pass_at_k(samples: int, right: int, k: int) -> float:
+def pass_at_k(right: Sequence[bool], k: int) -> float:
     """Unbiased estimate of the probability that one of k samples is right (equation 1).
 
-    ``right`` of ``samples`` >= k samples are.
+    ``right``: whether each of at least k samples of one problem is.
     """
-    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+    return 1 - math.comb(len(right) - sum(right), k) / math.comb(len(right), k)

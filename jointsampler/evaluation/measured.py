@@ -28,15 +28,19 @@ Metric = Literal[
     "nats_per_token",
     "nats_per_token_own",
     "nats_per_token_own_on_tasks",
+    "nats_per_token_sampled_on_tasks",
     "nll",
     "accuracy",
     "task_tokens_per_pass",
     "task_tokens_per_cost",
 ]
 
-# The metric of the KL on text, by path; and of the KL along the method's own path on tasks.
+# The metric of the KL by path, on text and on tasks.
 NATS: dict[str, Metric] = {"recorded": "nats_per_token", "own": "nats_per_token_own"}
-NATS_ON_TASKS: Metric = "nats_per_token_own_on_tasks"
+NATS_ON_TASKS: dict[str, Metric] = {
+    "own": "nats_per_token_own_on_tasks",
+    "sampled": "nats_per_token_sampled_on_tasks",
+}
 
 
 class Bin(Part):
@@ -104,12 +108,12 @@ class CurvePoint(Part):
 
 
 class At(Part):
-    """A curve read off at a level."""
+    """A curve read off at a level. A speed is tokens per cost, relative to sequential's."""
 
     level: float
-    """Tokens per cost, or the share of sequential's accuracy."""
+    """The speed, or the share of sequential's accuracy."""
     value: Interval
-    """Accuracy at that cost, or tokens per cost at that accuracy; the units are prompts."""
+    """Accuracy at that speed, or the speed at that accuracy; the units are prompts."""
 
 
 class Curve(Part):
@@ -128,6 +132,6 @@ class Curve(Part):
     aup_cost: Interval
     """The same with tokens per cost in place of tokens per pass."""
     accuracy_at: list[At]
-    """Accuracy at matched cost: at levels of tokens per cost that the curve reaches."""
+    """Accuracy at matched cost: at the speeds that the curve reaches."""
     cost_at: list[At]
-    """Cost at matched accuracy: tokens per cost at shares of sequential's accuracy."""
+    """Cost at matched accuracy: the speed at shares of sequential's accuracy."""

@@ -4,15 +4,20 @@ A contender is any strategy that the loop can run. Prompts come in chunks, with 
 many of each task in every chunk. All contenders do a chunk, one after the other,
 before any does the next, so a machine that slows down slows all alike. Accuracy and
 cost are ratios to the first contender, the reference, with intervals from a bootstrap
-over prompts and over chunks. Cost is processor time, of all threads, per position of
-the response; the positions behind an end token count, decoded or not.
+over prompts and over chunks. Cost is time per response: processor time of all threads
+where the teacher is on a CPU, and the clock on any other device.
+
+For the statistics that all results share (``parallelism.py``, ``differences.py``) a prompt's
+cost is in full passes: those of the reference for it, times its chunk's time over the
+reference's. Their intervals resample prompts, and so leave out how the clock varies
+between chunks; that of ``cost`` has it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -27,9 +32,15 @@ from ..errors import UserError
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate
-from .kl import walk
-from .results import Fidelity, MethodResult
-from .stats import Interval, bootstrap
+from .differences import as_units, differences
+from .environment import machine, packages
+from .kl import Walk, walk
+from .measured import NATS_ON_TASKS, Metric
+from .pairing import items_of
+from .parallelism import COLUMNS, curves, task_figures
+from .results import Examples, Fidelity, MethodResult, Results, TeacherCard
+from .stats import EXACT, Interval, bootstrap
+from .unmasking import unmaskings
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,13 @@ class Contender:
     name: str
     setting: dict[str, int | float]
     strategy: Strategy
-    update: str = "none"  # the name of the update, where it is not implied
     block_length: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is the joint itself: one token per full pass."""
+        rule, update = self.strategy.rule, self.strategy.update
+        return isinstance(update, NoUpdate) and isinstance(rule, FixedK) and rule.limit == 1
 
 
 @dataclass(frozen=True)
@@ -73,30 +89,30 @@ class Paired:
 
 @dataclass
 class _Record:
-    """What one contender has done so far; units are prompts or chunks."""
+    """What one contender has done so far."""
 
-    right: list[float] = field(default_factory=list)
+    done: list[Generation] = field(default_factory=list)  # of each chunk
     seconds: list[float] = field(default_factory=list)  # of each chunk
-    wall: float = 0.0
+    right: list[float] = field(default_factory=list)  # of each prompt
     alone: list[float] = field(default_factory=list)  # of each prompt in a batch of its own
-    tokens: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    nats: Interval | None = None  # per token
+    walk: Walk | None = None  # along its own answers to the first prompts
 
-    def add(self, out: Generation, seconds: float, right: list[bool]) -> None:
-        self.right += map(float, right)
-        self.seconds.append(seconds)
-        self.wall += out.seconds
-        self.tokens += int(out.effective_tokens.sum())
-        for name in ("teacher_passes", "teacher_rows", "update_passes"):
-            self.counts[name] = self.counts.get(name, 0) + int(getattr(out, name).sum())
+    def counts(self, name: str) -> np.ndarray:
+        """[n] float64: a count of the generations, by prompt."""
+        return torch.cat([getattr(out, name) for out in self.done]).double().numpy()
+
+    def passes(self, reference: _Record) -> np.ndarray:
+        """[n] float64: the cost of each prompt in full passes of ``reference``."""
+        relative = np.divide(self.seconds, reference.seconds)
+        sizes = [len(out.texts) for out in self.done]
+        return np.repeat(relative, sizes) * reference.counts("teacher_rows")
 
 
 class PairedRun:
     """The measurement of ``contenders``, the first of which is the reference of all ratios.
 
     :meth:`details` takes the times of single prompts and the KL, :meth:`chunks` decodes all
-    prompts, and after every chunk :meth:`rows` is the table so far.
+    prompts, after every chunk :meth:`rows` is the table so far, and :meth:`results` is the end.
     """
 
     def __init__(self, teacher: Teacher, contenders: Sequence[Contender], conditions: Paired):
@@ -123,7 +139,7 @@ class PairedRun:
                 record.alone.append(self._timed(contender, row)[1])
         if conditions.fidelity:
             for contender, record in zip(self.contenders, self._records, strict=True):
-                record.nats = self._nats(contender)
+                record.walk = None if contender.exact else self._walk(contender)
 
     def chunks(self) -> Iterator[int]:
         """Decode chunk by chunk; yields the number of chunks done."""
@@ -131,25 +147,62 @@ class PairedRun:
             asked = [self._asked[i] for i in rows.tolist()]
             for contender, record in zip(self.contenders, self._records, strict=True):
                 out, seconds = self._timed(contender, rows)
-                pairs = zip(asked, out.texts, strict=True)
-                right = [TASKS[name].check(prompt, text) for (name, prompt), text in pairs]
-                record.add(out, seconds, right)
+                record.done.append(out)
+                record.seconds.append(seconds)
+                record.right += [
+                    float(TASKS[name].check(prompt, text))
+                    for (name, prompt), text in zip(asked, out.texts, strict=True)
+                ]
             yield done
 
     def rows(self) -> list[MethodResult]:
         """One row per contender, of the chunks done so far."""
-        length, reference = self.conditions.max_new_tokens, self._records[0]
         return [
-            _row(contender, record, reference, length)
+            _row(contender, record, self._records[0])
             for contender, record in zip(self.contenders, self._records, strict=True)
         ]
+
+    def results(self, against: Collection[str] = ("sequential",), shown: int = 4) -> Results:
+        """:meth:`rows` with the conditions under which they were measured.
+
+        ``against``: the methods from whose rows all others differ (``differences.py``).
+        ``shown``: prompts whose answers are kept as examples.
+        """
+        teacher, rows = self.teacher, self.rows()
+        order = self.contenders[0].strategy.order.name
+        drawn = (teacher.fingerprint, self.conditions.max_new_tokens, order, self.conditions.seed)
+        items: dict[Metric, str] = dict.fromkeys(COLUMNS, items_of(*drawn, self._asked))
+        if self.conditions.fidelity:
+            first = self._asked[: len(self._first(self.conditions.fidelity))]
+            items[NATS_ON_TASKS["sampled"]] = items_of(*drawn, first)
+        return Results(
+            config={**asdict(self.conditions), "order": order},
+            versions=packages(),
+            machine=machine(),
+            teacher=TeacherCard(
+                name=teacher.name, family=teacher.family, fingerprint=teacher.fingerprint
+            ),
+            methods=rows,
+            items=items,
+            differences=differences(rows, against),
+            curves=curves(rows),
+            examples=self._examples([row.title for row in rows], shown),
+        )
+
+    def _examples(self, titles: list[str], shown: int) -> Examples:
+        """The answers to the first prompts of the first chunk, behind their prompts."""
+        first = [record.done[0] for record in self._records]
+        prompts = [prompt for _, prompt in self._asked[: min(shown, len(self._parts[0]))]]
+        texts = [[p + text for p, text in zip(prompts, o.texts, strict=False)] for o in first]
+        records = [unmaskings(out, self.teacher, len(prompts)) for out in first]
+        return Examples(columns=titles, texts=texts, unmaskings=records)
 
     def _first(self, each: int) -> Tensor:
         """[N] int64: the first ``each`` prompts of every task, or all where there are fewer."""
         return torch.arange(min(each * len(self.conditions.tasks), len(self._encoded)))
 
     def _timed(self, contender: Contender, rows: Tensor) -> tuple[Generation, float]:
-        """(the answers to the prompts ``rows``, processor seconds)."""
+        """(the answers to the prompts ``rows``, seconds of the work)."""
         begin = time.process_time()
         out = decode(
             self.teacher,
@@ -161,13 +214,12 @@ class PairedRun:
             block_length=contender.block_length,
             stop_at_end=bool(self.teacher.end_ids),
         )
-        return out, time.process_time() - begin
+        spent = time.process_time() - begin
+        # While another device works, the processor may wait or sleep.
+        return out, spent if self.teacher.device.type == "cpu" else out.seconds
 
-    def _nats(self, contender: Contender) -> Interval:
-        """KL(teacher || contender) in nats per token, at its own samples and states."""
-        rule, update = contender.strategy.rule, contender.strategy.update
-        if isinstance(update, NoUpdate) and isinstance(rule, FixedK) and rule.limit == 1:
-            return Interval(value=0.0, low=0.0, high=0.0, n=0)  # the joint itself
+    def _walk(self, contender: Contender) -> Walk:
+        """KL(teacher || contender) at its own samples and states."""
         conditions = self.conditions
         rows = self._first(conditions.fidelity)
         # A sampled path reads prompts and row ids alone.
@@ -176,14 +228,13 @@ class PairedRun:
         trajectories = Trajectories(
             rows, prompts, blank, blank, conditions.seed, self.teacher.fingerprint
         )
-        found = walk(
+        return walk(
             self.teacher,
             contender.strategy,
             trajectories,
             path="sampled",
             block_length=contender.block_length,
         )
-        return found.nats_per_token()
 
 
 def _ratio(mine: Sequence[float], reference: Sequence[float]) -> Interval:
@@ -191,32 +242,32 @@ def _ratio(mine: Sequence[float], reference: Sequence[float]) -> Interval:
     return bootstrap(lambda mean: mean[..., 0] / mean[..., 1], np.stack([mine, reference], axis=1))
 
 
-def _row(
-    contender: Contender,
-    record: _Record,
-    reference: _Record,
-    length: int,
-) -> MethodResult:
-    count = len(record.right)
-    passes, rows, updates = record.counts.values()
-    cost = _ratio(record.seconds, reference.seconds)
+def _row(contender: Contender, record: _Record, reference: _Record) -> MethodResult:
+    tokens, passes, rows, updates = (
+        record.counts(name)
+        for name in ("effective_tokens", "teacher_passes", "teacher_rows", "update_passes")
+    )
+    cost = record.passes(reference)
+    fields = task_figures(np.array(record.right), tokens, passes, cost)
+    nats = EXACT if contender.exact else None
+    if record.walk is not None:
+        nats = record.walk.nats_per_token()
+        fields["units"][NATS_ON_TASKS["sampled"]] = as_units(record.walk.units())
     return MethodResult(
         method=contender.name,
-        update=contender.update,
+        update="none" if isinstance(contender.strategy.update, NoUpdate) else contender.name,
         setting=contender.setting,
-        samples=count,
-        kl_on_tasks={}
-        if record.nats is None
-        else {"sampled": Fidelity(nats_per_token=record.nats)},
-        accuracy=bootstrap(lambda mean: mean[..., 0], np.array(record.right)[:, None]),
+        samples=len(record.right),
+        kl_on_tasks={} if nats is None else {"sampled": Fidelity(nats_per_token=nats)},
         accuracy_ratio=_ratio(record.right, reference.right) if any(reference.right) else None,
-        cost=cost,
+        cost=_ratio(record.seconds, reference.seconds),
         cost_alone=_ratio(record.alone, reference.alone) if record.alone else None,
-        teacher_passes=passes / count,
-        teacher_rows=rows / count,
-        update_passes=updates / count,
-        tokens_per_pass=length * count / passes,
-        tokens_per_row=length * count / rows,
-        tokens_per_cost=1 / cost.value,
-        tokens_per_second=record.tokens / record.wall,
+        teacher_passes=passes.mean(),
+        teacher_rows=rows.mean(),
+        update_passes=updates.mean(),
+        tokens_per_pass=tokens.sum() / passes.sum(),
+        tokens_per_row=tokens.sum() / rows.sum(),
+        tokens_per_cost=tokens.sum() / cost.sum(),
+        tokens_per_second=tokens.sum() / sum(out.seconds for out in record.done),
+        **fields,
     )

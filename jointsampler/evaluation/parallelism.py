@@ -2,24 +2,47 @@
 
 A method's rows and the sequential one make its curve. Every interval resamples the
 prompts, the same for all points of all methods, so points of one curve stay paired.
-Accuracies and speeds are those of the task prompts, all tasks pooled.
+Accuracies and speeds are those of the task prompts, all tasks pooled. Speeds at which
+curves are read off are relative to sequential's, because answers are shorter than
+responses: sequential makes less than one token of an answer per pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from .differences import columns_of, ratio
+from .differences import as_units, columns_of, ratio
 from .measured import At, Curve, CurvePoint, Metric
 from .results import MethodResult
-from .stats import Interval, percentile_interval, resampled_means
+from .stats import Interval, bootstrap, percentile_interval, resampled_means
 
-SPEEDS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # tokens per cost at which accuracy is read off
-SHARES = (0.99, 0.95, 0.9)  # of sequential's accuracy, at which cost is read off
+SPEEDS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of sequential's, at which accuracy is read off
+SHARES = (0.99, 0.95, 0.9)  # of sequential's accuracy, at which speed is read off
 PENALTY, LOSS = 3.0, 5.0  # AUP's alpha, and the points of accuracy after which a curve ends
 COLUMNS: tuple[Metric, ...] = ("accuracy", "task_tokens_per_pass", "task_tokens_per_cost")
+
+
+def task_figures(
+    right: np.ndarray, tokens: np.ndarray, passes: np.ndarray, cost: np.ndarray
+) -> dict[str, Any]:
+    """The fields of a row of results that n answers to task prompts give, ``units`` among them.
+
+    All [n] float64, by prompt: 1 for a correct answer, tokens before the end, teacher
+    passes, and their cost with that of the updates, in passes.
+    """
+    pairs = (right, np.ones_like(right)), (tokens, passes), (tokens, cost)
+    return {
+        "accuracy": bootstrap(lambda mean: mean[..., 0], right[:, None]),
+        "task_tokens_per_pass": float(tokens.sum() / passes.sum()),
+        "task_tokens_per_cost": float(tokens.sum() / cost.sum()),
+        "units": {
+            name: as_units(np.stack(pair, axis=1))
+            for name, pair in zip(COLUMNS, pairs, strict=True)
+        },
+    }
 
 
 # The functions below read curves of P points, speeds [..., P] and accuracies [..., P], in any order.
@@ -48,13 +71,16 @@ def aup(speeds: np.ndarray, percent: np.ndarray, best: np.ndarray | float) -> np
     return area
 
 
-def accuracy_at(speeds: np.ndarray, accuracies: np.ndarray, speed: float) -> np.ndarray:
-    """[...]: accuracy at ``speed`` tokens per cost; before the first point and after the last it is theirs."""
+def accuracy_at(
+    speeds: np.ndarray, accuracies: np.ndarray, speed: np.ndarray | float
+) -> np.ndarray:
+    """[...]: accuracy at ``speed`` [...]; before the first point and after the last it is theirs."""
     cost, y = _sorted(1 / speeds, accuracies)
-    found = np.where(1 / speed <= cost[..., 0], y[..., 0], y[..., -1])
+    wanted = 1 / np.asarray(speed)
+    found = np.where(wanted <= cost[..., 0], y[..., 0], y[..., -1])
     for i in range(1, cost.shape[-1]):
         width = cost[..., i] - cost[..., i - 1]
-        share = (1 / speed - cost[..., i - 1]) / np.where(width > 0, width, 1.0)
+        share = (wanted - cost[..., i - 1]) / np.where(width > 0, width, 1.0)
         inside = (share > 0) & (share <= 1) & (width > 0)
         found = np.where(inside, y[..., i - 1] + share * (y[..., i] - y[..., i - 1]), found)
     return found
@@ -63,7 +89,7 @@ def accuracy_at(speeds: np.ndarray, accuracies: np.ndarray, speed: float) -> np.
 def speed_at(
     speeds: np.ndarray, accuracies: np.ndarray, accuracy: np.ndarray | float
 ) -> np.ndarray:
-    """[...]: most tokens per cost with at least ``accuracy`` [...]; the slowest point's where none has it."""
+    """[...]: the highest speed with at least ``accuracy`` [...]; the slowest point's where none has it."""
     cost, y = _sorted(1 / speeds, accuracies)
     best = cost[..., -1]
     for i in reversed(
@@ -127,10 +153,10 @@ class _Table:
     def curve(self, label: str, chosen: Sequence[int]) -> Curve:
         """Of the rows ``chosen``, the first of which is sequential."""
         points = [self._point(i) for i in chosen]
-        slowest, fastest = points[0].tokens_per_cost, max(p.tokens_per_cost for p in points)
         y, per_pass, per_cost = (
             x[:, chosen] for x in (self.accuracy, self.per_pass, self.per_cost)
         )
+        speeds = per_cost / per_cost[:, :1]  # sequential's is 1 in every resample
         best = 100 * np.maximum(self.accuracy.max(axis=1), 1e-9)
         return Curve(
             label=label,
@@ -138,12 +164,12 @@ class _Table:
             aup=self._interval(aup(per_pass, 100 * y, best)),
             aup_cost=self._interval(aup(per_cost, 100 * y, best)),
             accuracy_at=[
-                At(level=speed, value=self._interval(accuracy_at(per_cost, y, speed)))
+                At(level=speed, value=self._interval(accuracy_at(speeds, y, speed)))
                 for speed in SPEEDS
-                if slowest <= speed <= fastest
+                if speed <= speeds[0].max()
             ],
             cost_at=[
-                At(level=share, value=self._interval(speed_at(per_cost, y, share * y[:, 0])))
+                At(level=share, value=self._interval(speed_at(speeds, y, share * y[:, 0])))
                 for share in SHARES
             ],
         )

@@ -69,7 +69,7 @@ class MethodResult(Part):
     accuracy_ratio: Interval | None = None
     """Of a paired comparison (paired.py): accuracy relative to the reference on the same prompts."""
     cost: Interval | None = None
-    """Of a paired comparison: processor time per token in batches, relative to the reference."""
+    """Of a paired comparison: time per response in batches, relative to the reference."""
     cost_alone: Interval | None = None
     """The same with one prompt in a batch."""
     teacher_passes: float
@@ -83,7 +83,7 @@ class MethodResult(Part):
     tokens_per_row: float
     """Tokens per teacher row."""
     tokens_per_cost: float
-    """Tokens per teacher row, update passes counted at their measured cost."""
+    """Tokens per full pass of a row, with updates at their measured cost."""
     tokens_per_second: float
     """Of one worker."""
     task_tokens_per_pass: float | None = None

@@ -43,6 +43,9 @@ class Interval(BaseModel):
         return Interval(value=factor * self.value, low=low, high=high, n=self.n)
 
 
+EXACT = Interval(value=0.0, low=0.0, high=0.0, n=0)  # a distance that is 0 by construction
+
+
 def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray],
     units: np.ndarray,

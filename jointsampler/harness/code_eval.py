@@ -43,10 +43,10 @@ class CodeEval:
             i: [(j, _as_row(next(found))) for j, _ in enumerate(samples)]
             for i, samples in enumerate(predictions)
         }
-        counts = [(len(rows), sum(row["passed"] for _, row in rows)) for rows in outcomes.values()]
-        smallest = min(samples for samples, _ in counts)
+        right = [[row["passed"] for _, row in rows] for rows in outcomes.values()]
+        smallest = min(map(len, right))
         passed = {
-            f"pass@{tries}": sum(pass_at_k(*count, tries) for count in counts) / len(counts)
+            f"pass@{tries}": sum(pass_at_k(each, tries) for each in right) / len(right)
             for tries in k
             if tries <= smallest
         }

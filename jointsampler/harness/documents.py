@@ -12,8 +12,10 @@ from typing import Any
 from datasets import Dataset
 
 from ..errors import UserError
-from ..evaluation.human_eval import Problem, read_problems, solved
+from ..evaluation.human_eval import Problem, pass_at_k, read_problems, solved
 from ..tasks import UNSEEN, chance, examples, get_task, independent
+
+TRIES = (1, 10, 100)  # the k of pass@k that are reported
 
 
 def list_documents(
@@ -52,6 +54,11 @@ def human_eval_documents(
     return {"test": Dataset.from_list([asdict(problem) for problem in problems])}
 
 
-def pass_at_1(doc: dict[str, str], results: list[str]) -> dict[str, float]:
-    """Whether the completion, cut by the task's stop strings, solves the document's problem."""
-    return {"pass@1": float(solved([Problem(**doc)], results[:1])[0])}
+def passes(doc: dict[str, str], results: list[list[str]]) -> dict[str, float]:
+    """{"pass@k": ...} of one problem, for each k of ``TRIES`` up to the number of its samples.
+
+    ``results``: one list, the completions of the document, cut by the task's stop strings.
+    """
+    (completions,) = results
+    right = solved([Problem(**doc)] * len(completions), completions)
+    return {f"pass@{k}": pass_at_k(right, k) for k in TRIES if k <= len(right)}

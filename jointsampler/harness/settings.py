@@ -28,8 +28,8 @@ class Settings(BaseModel):
     sampler: str = "auto"  # folder, "none", or "auto": the shipped one of a shipped teacher
     method: str | None = None  # joint, without a sampler sequential
     update: str | None = None  # "none", "joint" or "refresh"
-    columns: int = 8
-    policy: str = "attention"
+    columns: int | None = None  # 8, or those that the sampler was trained with
+    policy: str | None = None  # attention, or the sampler's own
     k: int | None = None  # 4, except with method auto
     order: str = "entropy"
     block_length: int | None = None

@@ -48,8 +48,8 @@ def accuracy_table(results: Results) -> Table | None:
     speeds = sorted({at.level for curve in results.curves for at in curve.accuracy_at})
     shares = sorted({at.level for curve in results.curves for at in curve.cost_at}, reverse=True)
     columns = ["AUP", "AUP by cost"]
-    columns += [f"accuracy at {speed:g} tokens per cost" for speed in speeds]
-    columns += [f"tokens per cost at {share:.0%} of sequential's accuracy" for share in shares]
+    columns += [f"accuracy at {speed:g} times sequential's speed" for speed in speeds]
+    columns += [f"times sequential's speed at {share:.0%} of its accuracy" for share in shares]
     rows = []
     for curve in results.curves:
         read = {at.level: at.value for at in curve.accuracy_at}

@@ -14,12 +14,12 @@ METRICS: dict[measured.Metric, tuple[str, Literal["less", "more"] | None, int]] 
     "nats_per_token": ("KL, nats per token", "less", 4),
     "nats_per_token_own": ("KL, own order", "less", 4),
     "nats_per_token_own_on_tasks": ("KL on tasks, own order", "less", 4),
+    "nats_per_token_sampled_on_tasks": ("KL on tasks, own samples", "less", 4),
     "nll": ("NLL", None, 3),
     "accuracy": ("accuracy", "more", 3),
     "task_tokens_per_pass": ("tokens per full pass, tasks", "more", 2),
     "task_tokens_per_cost": ("tokens per cost, tasks", "more", 2),
 }
-SEQUENTIAL = "Against sequential"
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,14 @@ class Pairs:
 
 
 def pair_tables(results: Results) -> list[Pairs]:
-    """All differences to sequential, and those of the methods of each setting."""
+    """The differences to each row of another setting, and those of the methods of each setting."""
     knobs = {row.title: row.knob for row in results.methods}
     groups: dict[str, list[measured.Difference]] = {}
     for one in results.differences:
-        title = SEQUENTIAL if one.against == "sequential" else knobs[one.row]
+        knob = knobs[one.row]
+        title = knob if knob == knobs[one.against] else f"Against {one.against}"
         groups.setdefault(title, []).append(one)
-    ordered = sorted(groups, key=lambda title: title != SEQUENTIAL)
+    ordered = sorted(groups, key=lambda title: not title.startswith("Against "))
     return [_table(title, groups[title]) for title in ordered]
 
 

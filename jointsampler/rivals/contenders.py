@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..columns import Block, DensityAndRollout
@@ -12,7 +13,7 @@ from ..decoding.stops import Adaptive, EntropyBound, Factor, FixedK, StopRule, T
 from ..errors import UserError
 from ..evaluation.paired import Contender
 from ..teachers.protocol import Teacher
-from ..updates import NoUpdate, Refresh, Update
+from ..updates import NoUpdate, Update
 from .circuit import Circuit, train_circuit
 from .copula import Copula
 from .dependency import DependencyHead, train_head
@@ -46,9 +47,11 @@ def train(teacher: Teacher, length: int, states: int = 1536, seed: int = 1) -> T
 
 
 def contenders(
-    length: int, seed: int, trained: Trained | None = None, joint: Update | None = None
+    length: int, seed: int, updates: Mapping[str, Update], trained: Trained | None = None
 ) -> list[Contender]:
-    """``sequential`` first. Without ``trained`` or ``joint`` the rows that need them are left out.
+    """``sequential`` first. ``updates``: "refresh", and "joint" where there is a sampler.
+
+    Without ``trained`` or "joint" the rows that need them are left out.
 
     Raises UserError where blocks do not divide the response's ``length``.
     """
@@ -58,7 +61,7 @@ def contenders(
             f"not {length}."
         )
     made = _Rows(length, seed)
-    made.ours(joint)
+    made.ours(updates)
     made.rules()
     made.caches()
     if trained is not None:
@@ -83,15 +86,16 @@ class _Rows:
         strategy = Strategy(update or NoUpdate(), rule, order or Entropy(), Sampling(), self.seed)
         self.rows.append(Contender(name, setting, strategy, block_length=block))
 
-    def ours(self, joint: Update | None) -> None:
+    def ours(self, updates: Mapping[str, Update]) -> None:
         self.add("sequential", {}, FixedK(1))
         for k in (4, 8):
             self.add("marginal", {"k": k}, FixedK(k))
         for k in (4, 8):
-            self.add("refresh", {"k": k, "columns": 8}, FixedK(k), Refresh(8))
-        if joint is not None:
+            refresh = updates["refresh"]
+            self.add("refresh", {"k": k, "columns": refresh.columns}, FixedK(k), refresh)
+        if "joint" in updates:
             for k in (4, 8):
-                self.add("joint", {"k": k}, FixedK(k), joint)
+                self.add("joint", {"k": k}, FixedK(k), updates["joint"])
 
     def rules(self) -> None:
         """Fast-dLLM (arXiv 2505.22618) and the EB-Sampler (2505.24857), on the full pass alone."""

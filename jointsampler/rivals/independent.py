@@ -9,8 +9,8 @@ were taken next, which the order (``within.py``) and the rule read.
 
 What differs from the paper, besides the head: its order is confidence, here it is
 the order of all rows of a comparison. After a reveal the ``look`` positions that
-the order ranks first are tested again; where all of them exceed the bound, the
-round ends though a later one might not.
+the order ranks first are tested again, and one more; where all of them exceed the
+bound, the round ends though a later one might not.
 """
 
 from __future__ import annotations

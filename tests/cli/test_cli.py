@@ -161,7 +161,9 @@ def test_compare_measures_every_setting_alike_and_draws_the_frontier(
     assert all(f"{curve.label}: AUP" in out for curve in results.curves)
     said = [d for d in results.differences if d.metric == "accuracy" and d.against == "sequential"]
     assert len(said) == len(labels) - 1 and said[0].value.n == len(TAUGHT)
-    assert all(f"accuracy of {d.row} minus sequential's: {d}" in out for d in said)
+    assert all(f"accuracy of {d.row} minus that of sequential: {d}" in out for d in said)
+    assert results.examples.columns == [row.title for row in results.methods]
+    assert all(len(column) == 3 for column in results.examples.unmaskings)
     assert "| refresh, k = 2 |" in (tmp_path / "summary.md").read_text()
     written = str(tmp_path / "results.json")
     assert set(results.items) == {metric for row in results.methods for metric in row.units}

@@ -69,3 +69,19 @@ def test_pairs_are_rows_of_one_setting_and_every_row_with_sequential():
         ("joint, k = 8", "sequential"),
         ("joint, k = 4", "marginal, k = 4"),
     }
+
+
+def test_other_methods_can_be_the_base_and_two_rows_differ_once():
+    rows = [
+        row("sequential", np.ones(3), k=None), row("refresh", np.ones(3)), row("joint", np.zeros(3)),
+        row("refresh", np.ones(3), k=8),
+    ]  # fmt: skip
+    pairs = [(d.row, d.against) for d in differences(rows, ("refresh", "sequential"))]
+    assert sorted(pairs) == [
+        ("joint, k = 4", "refresh, k = 4"),
+        ("joint, k = 4", "refresh, k = 8"),
+        ("joint, k = 4", "sequential"),
+        ("refresh, k = 4", "sequential"),
+        ("refresh, k = 8", "refresh, k = 4"),
+        ("refresh, k = 8", "sequential"),
+    ]

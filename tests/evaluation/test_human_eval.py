@@ -92,4 +92,4 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample():
     for samples, right, k in [(5, 2, 1), (5, 2, 3), (6, 1, 4), (4, 0, 2), (4, 4, 2), (4, 3, 2)]:
         outcomes = [i < right for i in range(samples)]
         subsets = list(itertools.combinations(outcomes, k))
-        assert pass_at_k(samples, right, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+        assert pass_at_k(outcomes, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))

@@ -8,7 +8,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from jointsampler import Refresh, generate
-from jointsampler.evaluation.human_eval import cut, solved
+from jointsampler.evaluation.human_eval import cut, pass_at_k, solved
 from jointsampler.harness.command import TASKS as FOLDER
 from tests.support.problems import PROBLEMS, write
 from tests.support.sandbox import need_sandbox
@@ -26,13 +26,14 @@ def problems(tmp_path_factory):
     return write(tmp_path_factory.mktemp("problems") / "ours.jsonl")
 
 
-def evaluated(problems, batch_size: int) -> dict:
+def evaluated(problems, batch_size: int, task: str = "jointsampler_humaneval", **given) -> dict:
     return simple_evaluate(
         "jointsampler",
         model_args={"teacher": "tiny", "method": "refresh", "k": 4},
-        tasks=["jointsampler_humaneval"],
+        tasks=[task],
         gen_kwargs={"max_gen_toks": TOKENS},
         batch_size=batch_size,
+        **given,
         device="cpu",
         bootstrap_iters=0,
         task_manager=TaskManager(
@@ -41,8 +42,8 @@ def evaluated(problems, batch_size: int) -> dict:
     )
 
 
-def samples_of(results: dict) -> list[dict]:
-    return results["samples"]["jointsampler_humaneval"]
+def samples_of(results: dict, task: str = "jointsampler_humaneval") -> list[dict]:
+    return results["samples"][task]
 
 
 def test_the_harness_and_our_own_runner_agree(tiny, problems):
@@ -62,6 +63,22 @@ def test_the_batch_size_changes_no_completion(problems):
     one, four = (samples_of(evaluated(problems, size)) for size in (1, 4))
     assert [s["resps"] for s in one] == [s["resps"] for s in four]
     assert [s["pass@1"] for s in one] == [s["pass@1"] for s in four]
+
+
+def test_pass_at_k_is_over_the_samples_of_our_own_runner(tiny, problems):
+    task, problem = "jointsampler_humaneval_20", PROBLEMS[1]
+    results = evaluated(problems, 20, task, samples={task: [1]})
+    out = generate(
+        tiny, Refresh(), [problem.prompt], "refresh", 4, num_samples=20,
+        max_new_tokens=TOKENS, temperature=0.8, top_p=0.95, stop_at_end=True,
+    )  # fmt: skip
+    completions = [cut(text) for text in out.texts]
+    assert samples_of(results, task)[0]["resps"] == [completions]
+    right = solved([problem] * 20, completions)
+    found = results["results"][task]
+    assert found["pass@1,none"] == pytest.approx(sum(right) / 20) and 0 < sum(right) < 20
+    assert found["pass@10,none"] == pytest.approx(pass_at_k(right, 10))
+    assert "pass@100,none" not in found
 
 
 def test_the_metric_of_the_harness_code_tasks_is_ours():

@@ -90,7 +90,7 @@ def test_results_hold_the_cost_and_the_settings(at_batch_16):
 
 
 def test_every_task_has_a_file():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*TASKS, "humaneval"}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*TASKS, "humaneval", "humaneval_20"}
 
 
 def test_chance_and_independent_unmasking_stand_beside_the_accuracy(at_batch_16):

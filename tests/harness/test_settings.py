@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jointsampler import UserError
+from jointsampler.cli.common import updates_of
 from jointsampler.harness.settings import read_settings, read_wanted
 
 SETTINGS = read_settings({"temperature": 0.5, "top_p": 0.9, "max_gen_toks": 40})
@@ -30,6 +31,14 @@ def test_the_task_decides_and_the_model_completes(given, temperature, top_p, len
 def test_sampling_without_a_temperature_is_at_one_and_nothing_stated_is_greedy():
     assert read_wanted({"do_sample": True}, read_settings({})).temperature == 1.0
     assert read_wanted({}, read_settings({})).temperature == 0.0
+
+
+def test_an_update_recomputes_the_samplers_own_columns_unless_told(hybrid_like, monkeypatch):
+    monkeypatch.setattr(hybrid_like.config, "columns", 3)
+    updates = updates_of(read_settings({}), hybrid_like)
+    assert (updates["joint"].columns, updates["refresh"].columns) == (3, 8)
+    told = updates_of(read_settings({"columns": 5, "policy": "delayed"}), hybrid_like)
+    assert {(u.columns, u.policy.name) for u in told.values()} == {(5, "delayed")}
 
 
 @pytest.mark.parametrize(

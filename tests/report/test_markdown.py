@@ -38,8 +38,8 @@ def test_differences_curves_and_breakdowns_are_shown_where_there_are_any():
     assert "| nll | joint, k = 4 | marginal, k = 4 | no difference at n = 96 |" in text
     assert "| -0.5 [-0.51, -0.49], n = 96 |" in text
     assert rows_of(text, "method") and rows_of(text[text.index("## Accuracy against") :], "method") == [
-        ["method", "AUP", "AUP by cost", "accuracy at 2 tokens per cost",
-         "tokens per cost at 95% of sequential's accuracy"],
+        ["method", "AUP", "AUP by cost", "accuracy at 2 times sequential's speed",
+         "times sequential's speed at 95% of its accuracy"],
         ["---"] * 5,
         ["joint", "210.0 [209.9, 210.1]", "140.0 [139.9, 140.1]", "0.850 [0.750, 0.950]",
          "1.70 [1.60, 1.80]"],

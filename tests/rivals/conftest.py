@@ -25,6 +25,7 @@ def untrained(tiny):
 @pytest.fixture(scope="session")
 def every(untrained, hybrid_like):
     """All rows of the table, for responses of ``LENGTH``."""
-    from jointsampler.updates import joint_update
+    from jointsampler.updates import Refresh, joint_update
 
-    return contenders(LENGTH, seed=3, trained=untrained, joint=joint_update(hybrid_like))
+    updates = {"refresh": Refresh(), "joint": joint_update(hybrid_like)}
+    return contenders(LENGTH, 3, updates, untrained)

@@ -18,6 +18,7 @@ from jointsampler.rivals.steps import Steps
 from jointsampler.rivals.suffix import Suffix
 from jointsampler.rivals.within import Within
 from jointsampler.teachers.keyvalues import KeyValues
+from jointsampler.updates import Reveal, full_pass
 from tests.rivals.conftest import LENGTH, PROMPTS
 
 
@@ -103,26 +104,30 @@ def test_drift_decides_when_a_full_pass_is_due(tiny):
     assert (lax.teacher_passes <= between).all() and (between <= strict.teacher_passes).all()
 
 
-def test_the_drift_is_that_of_the_attention_recomputed_by_hand(tiny):
-    """Of the first layer, which the window's own change reaches through the new token alone."""
-    ids = torch.tensor([encode_prompts(tiny, PROMPTS[:1], LENGTH)[0] + [tiny.mask_id] * 8])
-    stored = KeyValues()
-    seen: list[torch.Tensor] = []
-    tiny.hidden(ids, None, stored)
+@torch.inference_mode()
+def test_the_drift_is_that_of_the_attention_to_the_most_attended_token(tiny):
+    """By hand, from every layer's attention in the first two passes of a round."""
+    (prompt,) = encode_prompts(tiny, PROMPTS[:1], LENGTH)
+    ids, start = torch.tensor([prompt + [tiny.mask_id] * LENGTH]), len(prompt)
+    opening = full_pass(tiny, ids, None, "keys")
+    state = Elastic(window=4).begin(tiny, opening, None)
+    watched, maps = opening.stored.watch, []
 
     def watch(call, query, key, mask):
-        if call == 0:
-            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-            seen.append((query @ key.transpose(2, 3)).softmax(-1))
+        every = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        maps.append((query @ every.transpose(2, 3)).softmax(-1).mean(1)[0])  # [C, S]
+        watched(call, query, key, mask)
 
-    stored.watch = watch
-    columns = torch.arange(ids.shape[1])[None]
-    tiny.rerun(ids, columns, None, stored)
-    assert seen[0].shape[-2:] == (ids.shape[1], ids.shape[1])
-    assert torch.allclose(seen[0].sum(-1), torch.ones_like(seen[0].sum(-1)))
-    changed = ids.clone()
-    changed[0, -1] = 7
-    tiny.rerun(changed, columns, None, stored)
-    # A query attends otherwise to the column with another token alone, up to the softmax.
-    ratio = seen[1][..., :-1, :-1] / seen[0][..., :-1, :-1]
-    assert torch.allclose(ratio, ratio[..., :1].expand_as(ratio), atol=1e-4)
+    opening.stored.watch = watch
+    for place in (start, start + 1):
+        ids[0, place] = 7
+        masked = ids == tiny.mask_id
+        state.advance(Reveal(ids, torch.tensor([place]), masked, masked.float(), start))
+    layers = len(maps) // 2
+    drifts = []
+    for first, second in zip(maps[:layers], maps[layers:], strict=True):
+        # Rows are the revealed column and the four leftmost masked ones, which both passes share but for one.
+        token = first[1:, : start + 1].sum(0).argmax()
+        drifts.append(1 - torch.cosine_similarity(first[2:, token], second[1:-1, token], dim=0))
+    assert state.estimate(None).item() == pytest.approx(max(drifts).item(), abs=1e-6)
+    assert max(drifts) > 1e-5
