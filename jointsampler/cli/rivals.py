@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import time
 
-from ..environment import machine, packages
 from ..errors import unknown_name
 from ..evaluation.paired import Paired, PairedRun
 from ..evaluation.results import MethodResult, Results, SamplerCard
