@@ -28,12 +28,12 @@ from ..decoding.generate import Generation, decode
 from ..decoding.loop import Strategy
 from ..decoding.prompts import encode_prompts
 from ..decoding.stops import FixedK
+from ..environment import machine, packages
 from ..errors import UserError
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate
 from .differences import as_units, differences
-from .environment import machine, packages
 from .kl import Walk, walk
 from .measured import NATS_ON_TASKS, Metric
 from .pairing import items_of
