@@ -16,13 +16,13 @@ from typing import TypeVar
 import torch
 
 from . import kept
+from .environment import device_name
 from .errors import UserError
-from .evaluation.environment import device_name
 from .teachers.protocol import Teacher
 
 T = TypeVar("T")
 KIND = "batch-size"  # of what is kept
-_SPARE = 0.9  # share of the free memory that a larger batch may be expected to take
+_USABLE = 0.9  # share of the free memory that a larger batch may be expected to take
 # Memory that ran out inside of a library, or on a CPU, is a plain RuntimeError.
 _TOLD = ("CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: ")
 
@@ -46,7 +46,7 @@ class Room:
 
     def holds(self, times: float, peak: int) -> bool:
         """Whether ``times`` the batch that took ``peak`` bytes in all should fit."""
-        return (peak - self.used) * times <= _SPARE * self.free
+        return (peak - self.used) * times <= _USABLE * self.free
 
 
 def device_memory(device: torch.device) -> int:

@@ -10,7 +10,7 @@ import pytest
 from jointsampler import Trajectories, UserError, storage
 from jointsampler.cli import main
 from jointsampler.config import load_config
-from jointsampler.corpus.parquet import read_parquet, write_parquet
+from jointsampler.corpus.parquet import encode, read_parquet
 from jointsampler.uris import shown
 from workflows import corpus
 
@@ -57,7 +57,7 @@ def test_a_bucket_holds_rows_as_a_folder_does(bucket, tiny, samples):
     folder = storage.join(bucket, "a")
     storage.make_folder(folder)
     assert storage.names(folder) == set()
-    write_parquet(rows, storage.join(folder, "x.parquet"))
+    storage.write(storage.join(folder, "x.parquet"), encode(rows))
     assert storage.names(folder) == {"x.parquet"}
     back = read_parquet(folder, ["x.parquet"])
     assert back.tokens.tolist() == rows.tokens.tolist()

@@ -20,11 +20,11 @@ from jointsampler.config import ColumnsConfig, Config, EvaluateConfig
 from jointsampler.corpus.manifest import read_rows
 from jointsampler.corpus.sample import SampleSettings
 from jointsampler.decoding.generate import check_k
+from jointsampler.environment import machine, packages
 from jointsampler.evaluation import saved
 from jointsampler.evaluation.collect import Collected
 from jointsampler.evaluation.cost import UpdateCost
 from jointsampler.evaluation.differences import differences
-from jointsampler.evaluation.environment import machine, packages
 from jointsampler.evaluation.items import (
     SEQUENTIAL,
     Evaluator,

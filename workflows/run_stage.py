@@ -9,7 +9,6 @@ later stage is run alone, when that stage requires it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,18 @@ def staged(
     return results
 
 
+def made(config: Config, plan: Plan, tracker: Tracker) -> dict[str, Any]:
+    """The results of a stage that works on the Ray cluster."""
+    work: dict[str, Callable[[], dict[str, Any]]] = {
+        "corpus": lambda: corpus.run(plan, tracker.log_progress, config.run.heartbeat_s),
+        "sweep": lambda: sweep_launch.run(plan, tracker),
+        "train": lambda: train_launch.run(plan, tracker.train_reporter(plan.curve)),
+        "evaluate": lambda: evaluation.run(plan, tracker),
+    }
+    cluster.connect()
+    return staged(config, plan, work[plan.stage], tracker)
+
+
 def settled(config: Config, out: Path) -> Config:
     """``config`` with the values of the sweep's best trial, if it has a sweep."""
     if not config.sweep.wanted:
@@ -52,35 +63,29 @@ def run_corpus(config: Config, out: Path) -> None:
     plan = corpus.plan(config, out)
     with open_run(config, out) as tracker:
         corpus.prepare(plan)
-        cluster.connect()
-        run = partial(corpus.run, plan, tracker.log_progress, config.run.heartbeat_s)
-        staged(config, plan, run, tracker)
+        made(config, plan, tracker)
 
 
 def run_sweep(config: Config, out: Path) -> None:
     plan = sweep_plan.plan(config, out)
     require(plan.corpus)
-    cluster.connect()
     with open_run(config, out) as tracker:
-        staged(config, plan, lambda: sweep_launch.run(plan, tracker), tracker)
+        made(config, plan, tracker)
 
 
 def run_train(config: Config, out: Path) -> None:
     plan = train_plan.plan(settled(config, out), out)
     require(plan.corpus)
-    cluster.connect()
     with open_run(config, out) as tracker:
-        run = partial(train_launch.run, plan, tracker.train_reporter(plan.curve))
-        staged(config, plan, run, tracker)
+        made(config, plan, tracker)
 
 
 def run_evaluate(config: Config, out: Path) -> None:
     plan = evaluation.plan(settled(config, out), out)
     require(plan.train.corpus)
     require(plan.train)
-    cluster.connect()
     with open_run(config, out) as tracker:
-        staged(config, plan, lambda: evaluation.run(plan, tracker), tracker)
+        made(config, plan, tracker)
 
 
 def run_report(config: Config, out: Path) -> None:
@@ -95,18 +100,13 @@ def run_pipeline(config: Config, out: Path) -> None:
     sweep = sweep_plan.plan(config, out) if config.sweep.wanted else None
     evaluation.prepare(planned.evaluate)
     with open_run(config, out) as tracker:
-        made = planned.evaluate.train.corpus
-        corpus.prepare(made)
-        cluster.connect()
-        make = partial(corpus.run, made, tracker.log_progress, config.run.heartbeat_s)
-        staged(config, made, make, tracker)
+        corpus.prepare(planned.evaluate.train.corpus)
+        made(config, planned.evaluate.train.corpus, tracker)
         if sweep is not None:
-            best = staged(config, sweep, lambda: sweep_launch.run(sweep, tracker), tracker)
+            best = made(config, sweep, tracker)
             planned = report.plan(sweep_plan.chosen(config, best), out)
-        evaluated, trained = planned.evaluate, planned.evaluate.train
-        train = partial(train_launch.run, trained, tracker.train_reporter(trained.curve))
-        staged(config, trained, train, tracker)
-        staged(config, evaluated, lambda: evaluation.run(evaluated, tracker), tracker)
+        made(config, planned.evaluate.train, tracker)
+        made(config, planned.evaluate, tracker)
         run_once(planned, lambda: report.run(planned, tracker))
     print(f"report: {planned.page}")
     print(f"runs:   {ui_command(tracker.uri)}")

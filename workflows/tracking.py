@@ -1,9 +1,10 @@
 """The MLflow run of an out folder: parameters, curves, results, the registered sampler.
 
-Only the driver's node writes to MLflow. Training workers report to Ray Train,
-and :class:`TrainReporter` passes their reports on from Ray Train's controller. No
-training fails because MLflow is away, and nothing is lost (``outbox.py``). The
-tracking URI is run.mlflow_uri, else $MLFLOW_TRACKING_URI, else OUT/mlflow.db.
+Drivers alone write to MLflow: the run's, and in a sweep those of its trials, which may
+be on other nodes. Training workers report to Ray Train, and :class:`TrainReporter`
+passes their reports on from its controller. No training fails because MLflow is away,
+and nothing is lost (``outbox.py``). The tracking URI is run.mlflow_uri, else
+$MLFLOW_TRACKING_URI, else OUT/mlflow.db.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from statistics import median
 import torch
 
 from ..decoding.generate import generate
+from ..environment import machine, packages
 from ..errors import UserError
 from ..evaluation.cost import step_seconds
-from ..evaluation.environment import machine, packages
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import Refresh, Update, joint_update

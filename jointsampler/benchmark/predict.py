@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..environment import machine, packages
 from ..evaluation.cost import timed_reveals_of
-from ..evaluation.environment import machine, packages
 from .cases import Grid, MethodCase, UpdateCase
 from .cost_model import CostModel, Work
 from .results import Benchmark, Figure, Speed, Step

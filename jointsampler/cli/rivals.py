@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import time
 
+from ..environment import machine, packages
 from ..errors import unknown_name
-from ..evaluation.environment import machine, packages
 from ..evaluation.paired import Paired, PairedRun
 from ..evaluation.results import MethodResult, Results, TeacherCard
 from ..evaluation.stats import Interval

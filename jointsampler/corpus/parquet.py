@@ -55,11 +55,6 @@ def encode(rows: Trajectories) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def write_parquet(rows: Trajectories, location: Location) -> None:
-    """Write one file atomically: it appears under its name only when it is complete."""
-    storage.write(location, encode(rows))
-
-
 def read_parquet(folder: Location, names: Sequence[str]) -> Trajectories:
     """All rows of the files, sorted by row id; :func:`decode` says what is refused."""
     files = []

@@ -22,6 +22,7 @@ from ..decoding.methods import get_method
 from ..decoding.orders import get_order
 from ..decoding.prompts import longest_row
 from ..decoding.sampling import Sampling
+from ..environment import machine, packages
 from ..memory import BatchSize
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples
 from ..teachers.protocol import Teacher
@@ -30,7 +31,6 @@ from .breakdown import breakdown
 from .cost import UpdateCost, update_cost
 from .differences import as_units, differences
 from .diversity import diversity
-from .environment import machine, packages
 from .grid import Setting
 from .judges import Judge
 from .kl import Reference, Walk, calibration

@@ -30,12 +30,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from ..environment import device_name
 from ..errors import UserError
 from ..memory import BatchSize
 from ..storage import cache_folder
 from ..teachers import hub
 from ..teachers.weights import quiet
-from .environment import device_name
 
 SMOLLM2 = "smollm2"
 NONE = "none"

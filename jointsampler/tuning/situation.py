@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from .. import kept
 from ..columns import POLICIES
-from ..evaluation.environment import device_name
+from ..environment import device_name
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..version import VERSION

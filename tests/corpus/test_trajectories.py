@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jointsampler import Trajectories, UserError, generate
-from jointsampler.corpus.parquet import SCHEMA, read_parquet, write_parquet
+from jointsampler import Trajectories, UserError, generate, storage
+from jointsampler.corpus.parquet import SCHEMA, encode, read_parquet
 from jointsampler.corpus.trajectories import Paths
 from jointsampler.tasks import TASKS, examples
 
@@ -19,8 +19,8 @@ def rows(tiny, samples):
 
 
 def test_rows_survive_the_file_whatever_the_order_of_files(rows, tmp_path):
-    write_parquet(rows.select(range(8, 12)), tmp_path / "a.parquet")
-    write_parquet(rows.select(range(8)), tmp_path / "b.parquet")
+    storage.write(tmp_path / "a.parquet", encode(rows.select(range(8, 12))))
+    storage.write(tmp_path / "b.parquet", encode(rows.select(range(8))))
     back = read_parquet(tmp_path, ["a.parquet", "b.parquet"])
     assert back.row_ids.tolist() == list(range(12))
     assert torch.equal(back.tokens, rows.tokens) and torch.equal(back.order, rows.order)
@@ -51,7 +51,7 @@ def test_replaying_a_trajectory_reproduces_its_order(tiny, rows):
 
 
 def test_a_row_costs_about_ten_bytes_a_token_at_most(rows, tmp_path):
-    write_parquet(rows, tmp_path / "a.parquet")
+    storage.write(tmp_path / "a.parquet", encode(rows))
     raw = pq.read_metadata(tmp_path / "a.parquet").row_group(0).total_byte_size
     assert raw / rows.tokens.numel() < 10 + 2000 / rows.tokens.numel()
 
@@ -85,14 +85,14 @@ def test_a_row_that_ends_early_has_fewer_reveals_and_its_tail_stays_masked(tiny,
         revealed = rows.order[row, :count]
         assert torch.equal(paths.rank[row, revealed], torch.arange(count))
         assert torch.equal(last[row, revealed], rows.tokens[row, revealed])
-    write_parquet(rows, tmp_path / "a.parquet")
+    storage.write(tmp_path / "a.parquet", encode(rows))
     back = read_parquet(tmp_path, ["a.parquet"])
     assert torch.equal(back.order, rows.order) and torch.equal(back.tokens, rows.tokens)
 
 
 def test_a_truncated_file_is_named(rows, tmp_path):
     path = tmp_path / "part.parquet"
-    write_parquet(rows, path)
+    storage.write(path, encode(rows))
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UserError, match=r"part\.parquet is unreadable or truncated") as caught:
         read_parquet(path.parent, [path.name])

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from ..version import VERSION
+from .version import VERSION
 
 _PACKAGES = ("torch", "transformers", "ray", "deepspeed", "mlflow", "mauve-text")
 
