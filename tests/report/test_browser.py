@@ -124,7 +124,7 @@ class Visit:
         size = {"width": width, "height": height}
         self.context = browser.new_context(viewport=size, color_scheme=scheme)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(60_000)  # a busy machine is slow
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -177,7 +177,7 @@ def test_no_error_no_request_no_serious_violation(browser, pages, kind, width, h
         ]
         if folder := os.environ.get("REPORT_SCREENSHOTS"):
             place = Path(folder) / f"{kind}-{width}-{scheme}.png"
-            page.screenshot(path=place, full_page=True, timeout=60_000)
+            page.screenshot(path=place, full_page=True)
 
 
 @pytest.mark.parametrize("kind", ["report", "comparison"])
