@@ -3,7 +3,7 @@
     python -m tests.ray.small_stage MODE FOLDER
 
 MODE: "slow" items take eight seconds each; "broken" fails to load on the node that a
-process came to first, and half of the items end only after that; "poison" ends the
+process came to first, and half of the items end only without that node; "poison" ends the
 process at item 3, and "error" raises there; "unset" is "slow" with Ray Data's own
 settings. Prints the items done, sorted, as its last line.
 """
@@ -42,13 +42,22 @@ class SmallActor(spread.Worker):
         except FileExistsError:
             time.sleep(0.5)  # its writer may not be done
         if first.read_text() == here:
+            with (self.plan.folder / "failures").open("a") as file:
+                file.write(f"{self._post.attempt}\n")
             raise RuntimeError("The driver of this node is too old")
+
+    def _is_left_out(self) -> bool:
+        """Whether the broken node has failed three times, all of them in earlier attempts."""
+        failures = self.plan.folder / "failures"
+        attempts = failures.read_text().split() if failures.exists() else []
+        return len(attempts) >= 3 and self._post.attempt > int(attempts[2])
 
     def do(self, index: int) -> spread.Done:
         if self.plan.mode in ("slow", "unset"):
             time.sleep(8)
-        if self.plan.mode == "broken" and self._post.attempt == 1 and index >= ITEMS // 2:
-            time.sleep(600)  # until the execution is given up: the good node must not finish alone
+        if self.plan.mode == "broken" and index >= ITEMS // 2:
+            while not self._is_left_out():  # else the good node may finish alone
+                time.sleep(0.1)
         if self.plan.mode == "poison" and index == 3:
             time.sleep(1)
             os._exit(1)
