@@ -186,10 +186,6 @@ class _Tuner:
         """Walks of every update that may be on the frontier; False where the limit left some out."""
         # A slower one than sequential, which is exact, needs no walk.
         alive = [case for case in self.cases if self.later[case] < self.full]
-        self.progress(f"walking with {len(RULES)} stop rules")
-        for rule in RULES:
-            if not self._walk(_NONE, rule):
-                return False
         for k in self.levels:
             self.progress(f"walking with {len(alive)} updates in rounds of {k}")
             for case in alive:
@@ -197,7 +193,8 @@ class _Tuner:
                     return False
             level = [self._candidate(case, k) for case in alive]
             alive = [c for c, mine in zip(alive, level, strict=True) if not beaten(mine, level)]
-        return True
+        self.progress(f"walking with {len(RULES)} stop rules")
+        return all(self._walk(_NONE, rule) for rule in RULES)
 
     def _further_turns(self) -> None:
         """More trajectories for the candidates that are on the frontier or near it."""
