@@ -5,9 +5,11 @@ Plain data: no model, no device. Seconds and nats are measured in ``measure.py``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from ..decoding.methods import get_method
 from ..decoding.stops import FixedK, StopRule
@@ -88,18 +90,26 @@ def seconds_per_token(full: float, update: float, k: int, length: int, batch: in
     return (rounds * full + (length - rounds) * update) / (length * batch)
 
 
-def seconds_by_rule(full: float, reveal: float, rounds: Mapping[int, int], batch: int) -> float:
-    """The same where a rule ends the rounds, row by row; rounds: how many had each number of reveals.
+def seconds_by_rule(
+    full: float, reveal: float, rows: Sequence[Sequence[int]], length: int, batch: int
+) -> float:
+    """The same where a rule ends the rounds, row by row; rows: the reveals of each round of some rows.
 
-    A batch makes as many reveals as the longest of its rows' rounds, and one more that the
-    rule refuses. ``reveal``: seconds of a reveal without an update.
+    A batch goes on until its last row ends: finished rows leave it where they are half or
+    more. Its rows are taken at even quantiles of those seen. In a round it makes as many
+    reveals as its longest row, and one more that the rule refuses. ``reveal``: seconds of
+    a reveal without an update.
     """
-    count = sum(rounds.values())
-    mean = sum(reveals * times for reveals, times in rounds.items()) / count
-    longest, below, seen = 0.0, 0.0, 0
-    for reveals, times in sorted(rounds.items()):
-        seen += times
-        up_to = (seen / count) ** batch  # that no row of the batch has more
-        longest += reveals * (up_to - below)
-        below = up_to
-    return (full + longest * reveal) / (mean * batch)
+    made = np.concatenate([np.asarray(row) for row in rows])
+    # Rounds that a response of the whole length takes, by row.
+    each = np.array([len(row) * length / sum(row) for row in rows])
+    ends = np.sort(np.quantile(each, (np.arange(batch) + 0.5) / batch))
+    size, begun, passes = batch, 0.0, 0.0  # passes: full ones of the whole batch
+    while size:
+        until = ends[batch - size + (size - 1) // 2]  # when half have ended
+        passes += (until - begun) * size / batch
+        begun, size = until, size // 2
+    values, times = np.unique(made, return_counts=True)
+    no_more = (times.cumsum() / len(made)) ** batch  # that no row of the batch has more
+    longest = float((values * np.diff(no_more, prepend=0.0)).sum())
+    return passes * (full + longest * reveal) / (length * batch)

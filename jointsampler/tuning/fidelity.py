@@ -7,7 +7,6 @@ shorter rounds, by the age of the round at each reveal.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -47,13 +46,10 @@ def nats_of_rounds(walks: Sequence[Walk], k: float = math.inf) -> Interval:
     return bootstrap(lambda m: m[..., 0] / m[..., 1], rows[rows[:, 1] > 0])
 
 
-def reveals_of_rounds(walks: Sequence[Walk]) -> dict[int, int]:
-    """How many rounds of all rows had each number of reveals."""
-    found: Counter[int] = Counter()
-    for each in walks:
-        for row in each.round:
-            found.update(np.unique(row[row >= 0], return_counts=True)[1].tolist())
-    return dict(sorted(found.items()))
+def reveals_of_rounds(walks: Sequence[Walk]) -> list[list[int]]:
+    """The reveals of each round of every row that made some."""
+    rows = [row[row >= 0] for each in walks for row in each.round]
+    return [np.unique(row, return_counts=True)[1].tolist() for row in rows if len(row)]
 
 
 @dataclass
@@ -92,7 +88,7 @@ class Walks:
         walks = self.found.get((case, walked(rounds, self.length)))
         return nats_of_rounds(walks, rounds) if walks else None
 
-    def reveals(self, case: UpdateCase, rule: RuleCase) -> dict[int, int] | None:
+    def reveals(self, case: UpdateCase, rule: RuleCase) -> list[list[int]] | None:
         """As :func:`reveals_of_rounds`; None where the walk was not made."""
         walks = self.found.get((case, rule))
         return reveals_of_rounds(walks) if walks else None

@@ -222,7 +222,7 @@ class _Tuner:
         if isinstance(rounds, RuleCase):
             rule, settings = rounds.method, {rounds.setting: rounds.value}
             reveals = self.walks.reveals(case, rounds)
-            token = seconds_by_rule(self.full, update, reveals, batch)
+            token = seconds_by_rule(self.full, update, reveals, length, batch)
         else:
             rule, settings, reveals = None, {"k": rounds}, None
             token = seconds_per_token(self.full, update, rounds, length, batch)

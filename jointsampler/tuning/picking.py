@@ -49,7 +49,7 @@ def beaten(mine: Candidate, others: list[Candidate]) -> bool:
 def pick(
     candidates: Sequence[Candidate], budget: float | None = None, speed: float | None = None
 ) -> Candidate:
-    """The fastest candidate within ``budget``, or the most faithful one with at least ``speed``.
+    """The fastest candidate within ``budget`` up to its interval's upper bound, or the most faithful one with at least ``speed``.
 
     ``budget``: nats per token, :data:`BUDGET` where neither is given; ``speed``: times
     sequential. Candidates without measured nats are left out. The pick is on the frontier.
@@ -60,7 +60,7 @@ def pick(
     best = frontier(candidates)
     if speed is None:
         limit = BUDGET if budget is None else budget
-        within = [each for each in best if each.nats.value <= limit]
+        within = [each for each in best if each.at_most <= limit]
         return within[-1]  # sequential at least, with 0 nats
     for candidate in best:  # the slower, the more faithful
         if candidate.speedup >= speed:

@@ -57,7 +57,7 @@ def predict(shape: Shape, device: Device, batch: int, measured: Tuning) -> Tunin
         if each.rule is None:
             token = seconds_per_token(opening, update, each.k, length, batch)
         else:
-            token = seconds_by_rule(opening, update, each.reveals, batch)
+            token = seconds_by_rule(opening, update, each.reveals, length, batch)
         figures = {
             "update_seconds": update,
             "seconds_per_token": token,

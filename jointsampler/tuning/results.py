@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -22,11 +23,16 @@ class Candidate(Part):
     sampler: str | None  # fingerprint of the joint sampler's weights
     rule: str | None  # the method whose stop rule ends rounds; None: after k reveals
     settings: dict[str, int | float]  # of ``generate``: k, or the rule's own
-    reveals: dict[int, int] | None  # a rule's rounds of each number of reveals, as measured
+    reveals: list[list[int]] | None  # of each round of the rows that a rule was measured on
     update_seconds: float  # an update and the reveal after it, median
     seconds_per_token: float  # of all rows, by the cost model: full passes + updates
     speedup: float  # over one token per full pass
     nats: Interval | None  # per token at its own samples, over trajectories; None: not measured
+
+    @property
+    def at_most(self) -> float:
+        """The upper bound of the nats' interval; infinite where one row gives none."""
+        return math.inf if self.nats is None or self.nats.high is None else self.nats.high
 
     @property
     def k(self) -> int | None:

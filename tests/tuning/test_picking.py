@@ -75,6 +75,14 @@ def test_a_pick_for_a_speed_is_the_most_faithful_one_that_fast(table):
         assert all(e.nats.value >= found.nats.value for e in measured if e.speedup >= speed)
 
 
+def test_a_candidate_is_within_a_budget_with_its_whole_interval():
+    wide = candidate(3, 0.01)
+    wide = wide.model_copy(update={"nats": Interval(value=0.01, low=0.0, high=0.03, n=2)})
+    assert pick([SEQUENTIAL, candidate(2, 0.005), wide], budget=0.02).speedup == 2
+    unbounded = wide.model_copy(update={"nats": Interval(value=0.01, n=1)})
+    assert pick([SEQUENTIAL, unbounded], budget=0.02) == SEQUENTIAL
+
+
 def test_without_an_aim_the_budget_is_the_default_one():
     table = [SEQUENTIAL, candidate(2, BUDGET), candidate(3, 2 * BUDGET)]
     assert pick(table) == table[1] == pick(table, budget=BUDGET)
