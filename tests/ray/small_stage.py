@@ -3,9 +3,9 @@
     python -m tests.ray.small_stage MODE FOLDER
 
 MODE: "slow" items take eight seconds each; "broken" fails to load on the node that a
-process came to first, and half of the items end only after it has failed three times; "poison" ends the
-process at item 3, and "error" raises there; "unset" is "slow" with Ray Data's own
-settings. Prints the items done, sorted, as its last line.
+process came to first, and half of the items end only after it has failed three times;
+"poison" ends the process at item 3, and "error" raises there; "unset" is "slow" with Ray
+Data's own settings. Prints the items done, sorted, as its last line.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class SmallActor(spread.Worker):
         if self.plan.mode in ("slow", "unset"):
             time.sleep(8)
         if self.plan.mode == "broken" and index >= ITEMS // 2:
-            while self._failures() < 3:  # else the good node may finish before the other is left out
+            while (
+                self._failures() < 3
+            ):  # else the good node may finish before the other is left out
                 time.sleep(0.1)
             time.sleep(2)
         if self.plan.mode == "poison" and index == 3:
