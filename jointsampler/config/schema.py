@@ -63,6 +63,9 @@ class SamplerConfig(Section):
     """The trained sampler: one layer, alone or on the teacher's lower layers."""
 
     width: PositiveInt | None = Field(None, description="default: the teacher's hidden size")
+    mlp: PositiveInt | None = Field(
+        None, description="inner width of its MLP; default: the teacher's, scaled with width"
+    )
     depth: int = Field(
         0,
         ge=0,

@@ -159,6 +159,7 @@ class JointSampler(PreTrainedModel):
         width: int | None = None,
         *,
         depth: int = 0,
+        mlp: int | None = None,
         columns: int = 8,
         policy: str = "attention",
         k_max: int = 8,
@@ -166,6 +167,7 @@ class JointSampler(PreTrainedModel):
     ) -> JointSampler:
         """A fresh, untrained sampler for ``teacher``; ``width`` defaults to its hidden size.
 
+        ``mlp``: inner width of the MLP, by default the teacher's, scaled with ``width``.
         ``depth``: lower layers of the teacher that run before the sampler's; 0 is the
         paper's form. ``columns`` and ``policy``: which columns a hybrid recomputes,
         unless its user names others. ``k_max``: reveals of the longest round that it
@@ -188,7 +190,7 @@ class JointSampler(PreTrainedModel):
             width=width,
             heads=shape.heads,
             head_dim=shape.head_dim,
-            intermediate_size=shape.intermediate_size,
+            intermediate_size=mlp or shape.intermediate_size,
             rope_theta=shape.rope_theta,
             norm_eps=shape.norm_eps,
             teacher_name=teacher.name,

@@ -59,7 +59,7 @@ def test_an_unreadable_file_is_named(tmp_path):
 def test_an_unknown_key_is_answered_with_the_keys_of_its_section():
     with pytest.raises(UserError) as caught:
         load_config(None, ["sampler.window=16"])
-    assert "sampler.depth, sampler.width" in str(caught.value)
+    assert "sampler.depth, sampler.mlp, sampler.width" in str(caught.value)
     assert "train." not in str(caught.value)
 
 

@@ -19,7 +19,7 @@ EVALUATE = [
     "evaluate.judge=none", "evaluate.samples=12", "evaluate.samples_per_item=3",
     "evaluate.ks=[4]", "evaluate.generation_seeds=1", "evaluate.actors=3",
     "corpus.actors=2", "train.workers=1", "train.warm_start=tiny", "train.steps=0",
-    "sampler.width=192", "sampler.depth=3",
+    "sampler.width=192", "sampler.mlp=1024", "sampler.depth=3",
 ]  # fmt: skip
 
 

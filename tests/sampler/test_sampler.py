@@ -142,3 +142,10 @@ def test_a_shipped_sampler_is_found_by_its_name_and_fits_the_embedded_teacher(ti
     assert bool(loaded.config.depth) == (name == "tiny")  # the other one is the paper's form
     again = JointSampler.from_pretrained(sampler_folder(name))
     assert torch.equal(loaded.project.weight, again.project.weight)
+
+
+def test_the_mlp_follows_the_width_unless_it_is_given(tiny):
+    sizes = [
+        JointSampler.for_teacher(tiny, 96, mlp=mlp).config.intermediate_size for mlp in (None, 40)
+    ]
+    assert sizes == [256, 40]

@@ -19,7 +19,7 @@ SMALL = [
     "evaluate.judge=none", "corpus.rows=4", "corpus.held_out=4", "corpus.rows_per_file=8",
     "corpus.max_new_tokens=8", "evaluate.samples=4", "evaluate.samples_per_item=2",
     "evaluate.generation_seeds=1", "evaluate.ks=[2]", "evaluate.methods=[joint]",
-    "train.steps=0", "train.warm_start=tiny", "sampler.width=192", "sampler.depth=3",
+    "train.steps=0", "train.warm_start=tiny", "sampler.width=192", "sampler.mlp=1024", "sampler.depth=3",
 ]  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def test_a_sampler_of_another_teacher_may_start_a_training_but_is_not_taken_as_i
     settings = [
         f"train.warm_start={tmp_path / 'other'}",
         "sampler.depth=3",
+        "sampler.mlp=1024",
     ]
     assert plan(load_config(None, settings), tmp_path)
     with pytest.raises(UserError, match="This sampler was distilled from teacher"):
@@ -108,6 +109,7 @@ def test_without_steps_the_sampler_to_start_from_is_taken_as_it_is(tmp_path):
         "train.steps=0",
         "train.warm_start=tiny",
         "sampler.depth=3",
+        "sampler.mlp=1024",
     ]
     made = plan(load_config(None, as_it_is), tmp_path)
     take(made)

@@ -151,6 +151,7 @@ def new_sampler(
         teacher,
         shape.width,
         depth=shape.depth,
+        mlp=shape.mlp,
         columns=columns.count,
         policy=columns.policy,
         k_max=settings.k_max,
@@ -171,6 +172,7 @@ def warm_start(folder: str, sampler: JointSampler) -> dict[str, Tensor]:
     if not same or shapes[0] != shapes[1]:
         raise UserError(
             f"train.warm_start={folder!r} holds a sampler of another shape (width {other.config.width}, "
-            f"depth {other.config.depth}): set sampler.width and sampler.depth to the same."
+            f"depth {other.config.depth}, MLP {other.config.intermediate_size}): set sampler.width, "
+            "sampler.depth and sampler.mlp to the same."
         )
     return other.state_dict()
