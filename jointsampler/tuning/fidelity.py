@@ -23,6 +23,7 @@ from ..teachers.protocol import Teacher
 from ..updates import Update
 from .candidates import Rounds, RuleCase, UpdateCase, stop_rule, walked
 
+_GOLDEN = (math.sqrt(5) - 1) / 2
 Job = tuple[UpdateCase, Rounds]  # an update, and the rounds of its walk
 
 
@@ -52,11 +53,20 @@ def reveals_of_rounds(walks: Sequence[Walk]) -> list[list[int]]:
     return [np.unique(row, return_counts=True)[1].tolist() for row in rows if len(row)]
 
 
+def spread_over(row: int, count: int) -> int:
+    """The one of ``count`` prompts that trajectory ``row`` follows: the first ones are far apart.
+
+    Multiples of the golden ratio modulo 1 fill the interval evenly at every length.
+    """
+    return int(row * _GOLDEN % 1 * count)
+
+
 @dataclass
 class Walks:
     """Walks so far, of ``per_turn`` trajectories each; every turn takes trajectories of its own.
 
-    ``prompts``: token ids; trajectory i follows prompt i modulo their number.
+    ``prompts``: token ids. Trajectories are spread over them, because prompts of one kind
+    often stand together.
     """
 
     teacher: Teacher
@@ -103,7 +113,7 @@ class Walks:
         blank = torch.full((self.per_turn, self.length), self.teacher.mask_id)
         return Trajectories(
             rows,
-            [self.prompts[row % len(self.prompts)] for row in rows.tolist()],
+            [self.prompts[spread_over(row, len(self.prompts))] for row in rows.tolist()],
             blank,
             torch.arange(self.length).expand_as(blank),
             self.seed,

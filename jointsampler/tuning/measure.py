@@ -44,6 +44,7 @@ from .results import Candidate, Tuning
 from .situation import Situation
 
 TRAJECTORIES = 2  # of a turn
+OVER_PROMPTS = 4  # the same where there are several prompts, which differ more than samples do
 TURNS = 4
 REPEATS = 9  # of each timed step, fewer where they would take a third of the limit
 LOST = 0.5  # nats per token beyond which more trajectories decide nothing
@@ -105,7 +106,7 @@ class _Tuner:
         self.walks = Walks(
             teacher, prompts, situation.length, situation.order,
             situation.temperature or 1.0,  # greedy: no finite KL, so that of temperature 1
-            seed=0, per_turn=TRAJECTORIES,
+            seed=0, per_turn=TRAJECTORIES if len(prompts) == 1 else OVER_PROMPTS,
         )  # fmt: skip
         self.levels = sorted({walked(k, situation.length) for k in round_lengths(situation.length)})
 

@@ -17,7 +17,7 @@ from jointsampler.tuning.candidates import (
     stop_rule,
     walked,
 )
-from jointsampler.tuning.fidelity import Walks, ages, nats_of_rounds, reveals_of_rounds
+from jointsampler.tuning.fidelity import Walks, ages, nats_of_rounds, reveals_of_rounds, spread_over
 from jointsampler.tuning.situation import up_to_a_power_of_two
 from jointsampler.updates import NoUpdate
 from tests.support.analytic import OracleUpdate, shuffle_teacher
@@ -104,6 +104,12 @@ def test_every_turn_takes_trajectories_of_its_own_and_the_prompts_in_turn():
     first, second = walks._rows(0), walks._rows(1)
     assert first.row_ids.tolist() == [0, 1, 2] and second.row_ids.tolist() == [3, 4, 5]
     assert torch.equal(first.order[0], torch.arange(4))
+
+
+def test_the_first_trajectories_are_spread_over_all_prompts():
+    assert [spread_over(row, 1) for row in range(4)] == [0] * 4
+    assert {spread_over(row, 18) // 6 for row in range(4)} == {0, 1, 2}
+    assert {spread_over(row, 8) for row in range(32)} == set(range(8))
 
 
 def test_an_exact_update_has_no_nats_and_the_marginal_has_some():
