@@ -10,7 +10,7 @@ import torch
 
 from jointsampler import generate
 from jointsampler.cli import main
-from jointsampler.tuning import Tuning, frontier, pick
+from jointsampler.tuning import Tuning, choose, frontier, pick
 from jointsampler.tuning.predict import read
 
 SMALL = ("--sampler", "none", "--batch", "1", "--length", "6", "--device", "cpu")
@@ -51,12 +51,16 @@ def test_it_prints_the_frontier_and_the_pick_measures_once_and_writes_all(capsys
     status, again, err = call(capsys, "tune", *SMALL, "--budget", "0")
     assert status == 0 and err == "" and "pick: sequential: 1.00x sequential" in again
     status, again, err = call(capsys, "tune", *SMALL, "--speed", "1000")
-    assert status == 2 and again == "" and "the fastest is marginal, k = 6" in err
+    assert status == 2 and again == "" and f"the fastest is {best[-1]}" in err
 
 
-def test_generate_takes_the_kept_tuning_and_says_its_pick(capsys, cache, tiny, monkeypatch):
+def test_generate_takes_the_kept_tuning_and_says_its_pick(
+    capsys, cache, tiny, monkeypatch, tmp_path
+):
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    call(capsys, "tune", *SMALL)
+    file = tmp_path / "tuning.json"
+    call(capsys, "tune", *SMALL, "--out", str(file))
+    choice = choose(read(str(file)), budget=10)
     argv = (
         "generate",
         "--method",
@@ -72,8 +76,10 @@ def test_generate_takes_the_kept_tuning_and_says_its_pick(capsys, cache, tiny, m
         capsys, *argv, "--max-new-tokens", "6", "--device", "cpu", "--json", "--num-samples", "1",
     )  # fmt: skip
     record = json.loads(out)
-    assert status == 0 and "auto: marginal, k = 6: " in err and "tuning for" not in err
-    same = generate(tiny, method="marginal", k=6, max_new_tokens=6, seed=3)
+    assert status == 0 and f"auto: {choice.candidate}: " in err and "tuning for" not in err
+    same = generate(
+        tiny, choice.update, method=choice.method, max_new_tokens=6, seed=3, **choice.settings
+    )
     assert torch.equal(torch.tensor(record["tokens"]), same.responses[0])
 
 
