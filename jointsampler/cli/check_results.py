@@ -5,8 +5,8 @@
 
 A metric has regressed where the 95 % interval of its difference lies on the worse
 side by more than --slack. Where both files hold the same prompts, seeds and
-trajectories the difference is paired; the last lines say where not, and why. NLL, distinct-n and self-BLEU are judged by
-their distance to the sequential samples. Exit status: 0 where nothing regressed, 1
+trajectories the difference is paired; the last lines say where not, and why. NLL,
+distinct-n and self-BLEU are judged by their distance to the sequential samples. Exit status: 0 where nothing regressed, 1
 where a metric regressed or is missing, 2 where the files cannot be compared.
 """
 

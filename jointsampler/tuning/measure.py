@@ -21,7 +21,7 @@ import torch
 from ..columns import POLICIES
 from ..errors import UserError
 from ..evaluation.cost import step_seconds
-from ..evaluation.stats import Interval
+from ..evaluation.stats import EXACT
 from ..sampler import JointSampler
 from ..teachers.columns import check_rerun
 from ..teachers.protocol import Teacher
@@ -219,7 +219,7 @@ class _Tuner:
 
     def _candidate(self, case: UpdateCase, rounds: Rounds) -> Candidate:
         batch, length = self.situation.batch, self.situation.length
-        update, exact = self.later[case], Interval(value=0.0, low=0.0, high=0.0, n=0)
+        update = self.later[case]
         if isinstance(rounds, RuleCase):
             rule, settings = rounds.method, {rounds.setting: rounds.value}
             reveals = self.walks.reveals(case, rounds)
@@ -238,5 +238,5 @@ class _Tuner:
             update_seconds=update,
             seconds_per_token=token,
             speedup=self.full / batch / token,
-            nats=exact if rounds == 1 else self.walks.nats(case, rounds),
+            nats=EXACT if rounds == 1 else self.walks.nats(case, rounds),
         )

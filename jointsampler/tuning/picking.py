@@ -49,9 +49,10 @@ def beaten(mine: Candidate, others: list[Candidate]) -> bool:
 def pick(
     candidates: Sequence[Candidate], budget: float | None = None, speed: float | None = None
 ) -> Candidate:
-    """The fastest candidate within ``budget`` up to its interval's upper bound, or the most faithful one with at least ``speed``.
+    """The fastest candidate within ``budget``, or the most faithful one with at least ``speed``.
 
-    ``budget``: nats per token, :data:`BUDGET` where neither is given; ``speed``: times
+    ``budget``: nats per token that the upper bound of a candidate's interval may have,
+    :data:`BUDGET` where neither is given; ``speed``: times
     sequential. Candidates without measured nats are left out. The pick is on the frontier.
 
     Raises UserError: both are given, one out of range, no candidate that fast.
