@@ -19,7 +19,7 @@ from .mauve import mauve
 from .measured import NATS, Metric, Units
 from .nll import generative_nll, nll_units
 from .results import Examples, Fidelity, MethodResult
-from .stats import Interval
+from .stats import EXACT, Interval
 
 Done = Iterable[tuple[Item, Samples | KLs]]
 
@@ -108,7 +108,7 @@ class Collected:
         """(by path, the units of the nats); marginal's come from any method's meter at the same k."""
         if method == SEQUENTIAL[0] or get_method(method).verification == "strict":
             # Exact by construction, so nothing was measured.
-            exact = Fidelity(nats_per_token=Interval(value=0.0, low=0.0, high=0.0, n=0))
+            exact = Fidelity(nats_per_token=EXACT)
             return dict.fromkeys(sorted({path for _, _, path in self.kls}), exact), {}
         found, units = {}, {}
         for (other, other_k, path), meter in self.kls.items():
