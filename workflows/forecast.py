@@ -24,6 +24,7 @@ from jointsampler.evaluation.items import PATHS, kl_keys, update_name
 from workflows import corpus, evaluation, report, teachers
 from workflows.stage import Plan
 from workflows.sweep import plan as sweep_plan
+from workflows.train.engine import low_precision
 from workflows.train.plan import TrainPlan, new_sampler, training_rows
 
 # Seconds, measured on two CPU cores with Ray 2.60.
@@ -32,6 +33,7 @@ START_TRAINING_S = 22.0  # a Ray Train run, its start and end
 MEASURE_S = 60.0  # of an evaluation: the judge, the costs of the updates, MAUVE, intervals
 DISPATCH_S = 0.008  # of the driver per shard: handing out, collecting
 VERIFY_S = 0.004  # of the driver per shard of 64 rows: sha256, decoding, checks
+BF16_SPEED = 2.0  # of a core with bfloat16 products in a training, times estimate.core_flops
 COMPILE_S = 60.0  # Muon's compiled steps on a GPU; an assumption
 CORPUS_BYTES_A_TOKEN = 3.2  # after compression, without prompts
 CHARACTERS_A_TOKEN = 3.5  # of English and code; a plan has no vocabulary
@@ -152,6 +154,8 @@ def of_training(
     flops += states * depth * 8.0 * head(teacher) * positions
     asked = teacher_sequences(plan, teacher, length, depth, workers)
     flops += asked * 2.0 * weights(teacher) * length
+    if devices.kind != "GPU" and low_precision(settings, torch.device("cpu")):
+        flops /= BF16_SPEED
     flops += of_validations(plan, teacher)
     if settings.optimizer == "muon":  # the workers divide the matrices
         flops += settings.steps * muon_step(plan, teacher)

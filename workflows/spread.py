@@ -198,7 +198,11 @@ def execution(
             worker,
             fn_constructor_args=arguments,
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(work))),
+            # One item at a time: a second one in hand would wait behind a long first one,
+            # while a process that loads more slowly finds none left.
+            compute=ray.data.ActorPoolStrategy(
+                size=min(pool.size, len(work)), max_tasks_in_flight_per_actor=1
+            ),
             label_selector={NODE_LABEL: f"!in({','.join(left_out)})"} if left_out else None,
             **pool.resources,
         )

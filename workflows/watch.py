@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MOST = 3  # processes that may end in a row on one device, or at one item
+SILENT_S = 60.0  # without a sign of life; a process gives six in that time
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Life:
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
+
+    def released(self, now: float) -> bool:
+        """Whether Ray Data has ended the process because no item was left for it, which it does not say."""
+        return self.items > 0 and self.item is None and now - self.beat > SILENT_S
 
 
 @dataclass
@@ -125,8 +130,10 @@ class Watch:
         return self._verdict
 
     def lives(self) -> list[Life]:
-        """The processes of this attempt, by number."""
-        return sorted(self._lives.values(), key=lambda life: life.number)
+        """The processes of this attempt that are at work or wait for it, by number."""
+        now = self._clock()
+        here = [life for life in self._lives.values() if not life.released(now)]
+        return sorted(here, key=lambda life: life.number)
 
     def lines(self, stage: str) -> list[str]:
         """One line for each process."""
@@ -164,7 +171,7 @@ def _line(stage: str, life: Life, now: float) -> str:
     if life.item is not None:
         doing = f"item {life.item}"
     silent = now - life.beat
-    seen = f", silent for {silent:.0f} s" if silent > 60 else ""
+    seen = f", silent for {silent:.0f} s" if silent > SILENT_S else ""
     return (
         f"{stage}: actor {life.number} on {life.place}: {life.rows} rows, "
         f"{life.tokens_per_second:.1f} tokens/s, {doing} for {now - life.since:.0f} s{seen}"

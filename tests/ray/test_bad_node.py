@@ -114,6 +114,12 @@ def test_an_item_that_ends_every_process_ends_the_stage_and_is_named(
     assert "jointsampler: Stage small cannot do item 3" in done.stdout
 
 
+def test_no_item_waits_behind_another_while_a_process_has_none(three_nodes: Head, tmp_path: Path):
+    done = small_stage(three_nodes, "late", tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "[0, 1]"
+
+
 def test_a_stage_without_progress_for_longer_than_rays_limit_survives(
     three_nodes: Head, tmp_path: Path
 ):

@@ -60,6 +60,18 @@ def test_a_forecast_counts_the_teacher_passes_that_training_will_make(tmp_path):
     )
 
 
+def test_a_training_in_bfloat16_on_cores_takes_less_than_one_in_float32_and_on_a_gpu_as_long(
+    tmp_path,
+):
+    def seconds(gpus: int, precision: str) -> float:
+        given = f"estimate.gpus={gpus}", f"train.precision={precision}", "teacher.device=cpu"
+        made, devices = stage(tmp_path, "train", *given)
+        return made.seconds(devices) - made.overhead_s
+
+    assert 0.5 <= seconds(0, "bfloat16") / seconds(0, "float32") < 1
+    assert seconds(1, "bfloat16") == seconds(1, "float32")
+
+
 def test_a_forecast_counts_validations(tmp_path):
     def trained(every: int, *overrides):
         return flops(tmp_path, "train", "train.steps=4000", f"train.validate_every={every}", *overrides)  # fmt: skip

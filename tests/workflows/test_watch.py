@@ -109,3 +109,16 @@ def test_a_line_says_rows_rate_and_what_an_actor_is_doing(watch):
     ]
     watch.beat(1, "x")
     assert watch.lines("corpus")[0].endswith("20.0 tokens/s, item 9 for 90 s")
+
+
+def test_a_process_that_ray_has_ended_for_want_of_items_has_no_line_and_no_rate(watch):
+    for actor in "xyz":
+        watch.began(1, actor, A)
+    watch.takes(1, "x", 0)
+    watch.did(1, "x", 8, 256, 4.0)  # and then nothing more of it
+    watch.takes(1, "y", 1)  # in hand, and silent: it hangs
+    watch._clock.now = 61.0
+    watch.beat(1, "z")
+    assert [life.number for life in watch.lives()] == [2, 3]
+    lines = watch.lines("corpus")
+    assert "item 1 for 61 s, silent for 61 s" in lines[0] and "loads for 61 s" in lines[1]
