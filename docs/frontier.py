@@ -23,10 +23,10 @@ import matplotlib.pyplot as plt  # MLflow brings it
 from jointsampler import JointSampler, Refresh, generate, load_teacher
 from jointsampler.columns import POLICIES
 from jointsampler.corpus.trajectories import Trajectories
-from jointsampler.decoding.loop import Strategy
 from jointsampler.decoding.methods import get_method
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
+from jointsampler.decoding.strategy import Strategy
 from jointsampler.evaluation.cost import step_seconds
 from jointsampler.evaluation.kl import Reference, block_kl
 from jointsampler.evaluation.stats import Interval

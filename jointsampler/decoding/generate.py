@@ -17,12 +17,13 @@ from ..teachers.protocol import Teacher
 from ..updates import Update
 from .cache import CacheKind, check_cache
 from .canvas import Canvas, left_pad
-from .loop import Decoder, Strategy
+from .loop import Decoder
 from .methods import Method, get_method
 from .orders import get_order
 from .prompts import Prompt, encode_prompts
 from .sampling import Sampling
 from .stops import StopRule
+from .strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Generation:
     method: str
     update: Update  # that followed each reveal
     rule: StopRule  # that ended each round
+    step: StopRule | None  # that ended the reveals before each update; None: one reveal each
 
     @property
     def responses(self) -> Tensor:
@@ -132,7 +134,8 @@ def generate(
     ``update``: a JointSampler, a Refresh, or None; "sequential" and "marginal" use
     none, "refresh" makes its own unless given one. ``k`` is for the methods with a
     fixed number of tokens per full pass; the others take the settings of their
-    stop rule: ``budget``, ``threshold``, ``factor``, ``bound``. ``block_length``
+    stop rule: ``budget``, ``threshold``, ``factor``, ``bound``. ``step_bound``, in nats,
+    lets reveals share an update (``step.py``); 0: each has its own. ``block_length``
     finishes the response in blocks from the left, ``cache`` ("prefix",
     "block_causal") keeps the keys and values of finished blocks. ``stop_at_end``
     makes no pass for positions behind a row's first end token; its text is the
@@ -196,7 +199,10 @@ def decode(
 
     done = in_batches(batch_size, len(prompts), decoded)
     canvases, seconds = [canvas for canvas, _ in done], sum(took for _, took in done)
-    made = dict(method=method, update=strategy.update, rule=strategy.rule, seconds=seconds)
+    made = dict(
+        method=method, update=strategy.update, rule=strategy.rule, step=strategy.step,
+        seconds=seconds,
+    )  # fmt: skip
     return _collect(teacher, canvases, by_length.argsort(), prompts, rows, made)
 
 
@@ -215,8 +221,7 @@ def _strategy(
     check_length(max_new_tokens)
     if method.has_k:
         check_k(k, max_new_tokens)
-    rule = method.stop(k, max_new_tokens, rule_settings, chosen.k_max)
-    return Strategy(chosen, rule, policy, sampling, seed, method.verification)
+    return method.strategy(chosen, k, max_new_tokens, rule_settings, policy, sampling, seed)
 
 
 def _rows(

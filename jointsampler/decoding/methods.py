@@ -13,8 +13,13 @@ from typing import Literal
 from ..errors import UserError, unknown_name
 from ..sampler import JointSampler
 from ..updates import NoUpdate, Refresh, Update, as_update
+from .orders import OrderPolicy
+from .sampling import Sampling
 from .stops import Adaptive, EntropyBound, Factor, FixedK, StopRule, Threshold
+from .strategy import Strategy
 from .verify import Verification
+
+STEP_BOUND = "step_bound"  # the setting of all methods with an update
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,23 @@ class Method:
         return self.rule is FixedK and not self.one_token
 
     def check_settings(self, names: Iterable[str]) -> None:
-        """UserError for a setting that the rule does not have."""
+        """UserError for a setting that neither the rule nor the method's steps have."""
         known = {field.name for field in fields(self.rule)} - {"limit"}
         for name in names:
+            if name == STEP_BOUND:
+                self._check_steps()
+                continue
             if name not in known and not known:
                 raise UserError(f"Method {self.name!r} has no setting {name!r}: it has k alone.")
             if name not in known:
                 raise unknown_name(f"setting of method {self.name!r}", name, known)
+
+    def _check_steps(self) -> None:
+        if self.update == "none" or self.verification is not None:
+            raise UserError(
+                f"{STEP_BOUND} lets several reveals share an update, and method {self.name!r} "
+                + ("has none." if self.update == "none" else "needs one after every reveal.")
+            )
 
     def chosen_update(self, given: Update | JointSampler | None) -> Update:
         """The update of a call that was given ``given``; UserError where the method cannot use it."""
@@ -78,7 +93,37 @@ class Method:
         limit = k if self.rule is FixedK else length
         if self.rule.estimates and k_max is not None:
             limit = min(limit, k_max)
-        return self.rule(limit=1 if self.one_token else limit, **settings)
+        own = {name: value for name, value in settings.items() if name != STEP_BOUND}
+        return self.rule(limit=1 if self.one_token else limit, **own)
+
+    def strategy(
+        self,
+        update: Update,
+        k: int,
+        length: int,
+        settings: Mapping[str, float],
+        order: OrderPolicy,
+        sampling: Sampling,
+        seed: int,
+    ) -> Strategy:
+        """Of responses of ``length``; ``update`` is that of :meth:`chosen_update`.
+
+        The setting ``step_bound`` is in nats: reveals share an update while the sum of their
+        entropies, without the largest, is at most that much. 0, the default: none do.
+
+        Raises UserError for a setting that the method does not have, or out of range.
+        """
+        rule, step = self.stop(k, length, settings, update.k_max), None
+        bound = settings.get(STEP_BOUND, 0.0)
+        if not bound >= 0:
+            raise UserError(f"{STEP_BOUND} must be 0 nats or more, not {bound}.")
+        if bound and isinstance(update, NoUpdate):
+            raise UserError(
+                f"{STEP_BOUND} lets several reveals share an update, and there is none."
+            )
+        if bound:
+            step = EntropyBound(length, bound)
+        return Strategy(update, rule, order, sampling, seed, self.verification, step)
 
 
 _ALL = [

@@ -17,11 +17,11 @@ import numpy as np
 
 from ..corpus.trajectories import Trajectories
 from ..decoding.generate import Generation, check_k, generate
-from ..decoding.loop import Strategy
 from ..decoding.methods import get_method
 from ..decoding.orders import get_order
 from ..decoding.prompts import longest_row
 from ..decoding.sampling import Sampling
+from ..decoding.strategy import Strategy
 from ..environment import machine, packages
 from ..memory import BatchSize
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples
@@ -261,9 +261,9 @@ class Comparison:
 
     def _strategy(self, setting: Setting) -> Strategy:
         method, update = get_method(setting.method), self.updates[setting.update]
-        rule = method.stop(setting.k, self.protocol.max_new_tokens, setting.rule, update.k_max)
-        order = get_order(self.protocol.order)
-        return Strategy(update, rule, order, Sampling(), self.protocol.seed)
+        length, order = self.protocol.max_new_tokens, get_order(self.protocol.order)
+        seed = self.protocol.seed
+        return method.strategy(update, setting.k, length, setting.rule, order, Sampling(), seed)
 
     def _walks(self, setting: Setting, kind: str) -> dict[str, Walk]:
         """By path; none where there are no prompts, or where the KL needs no measurement."""

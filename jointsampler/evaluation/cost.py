@@ -18,10 +18,11 @@ import torch
 
 from ..decoding.canvas import Canvas
 from ..decoding.generate import synchronize
-from ..decoding.loop import Decoder, Strategy
+from ..decoding.loop import Decoder
 from ..decoding.orders import get_order
 from ..decoding.sampling import Sampling
 from ..decoding.stops import Adaptive, FixedK
+from ..decoding.strategy import Strategy
 from ..sampler import JointSampler
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate, Update, as_update

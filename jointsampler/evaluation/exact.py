@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ..decoding.canvas import Canvas
-from ..decoding.loop import Choice, Decoder, Script, Strategy
+from ..decoding.loop import Decoder
 from ..decoding.sampling import probabilities
 from ..decoding.stops import FixedK
+from ..decoding.strategy import Choice, Script, Strategy
 from ..errors import UserError
 from ..teachers.protocol import Teacher
 from ..updates import NoUpdate

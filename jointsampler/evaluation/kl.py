@@ -31,10 +31,11 @@ from torch import Tensor
 from ..corpus.trajectories import Paths, Trajectories
 from ..decoding.canvas import Canvas
 from ..decoding.generate import Generation, end_positions
-from ..decoding.loop import Choice, Decoder, Script, Strategy
+from ..decoding.loop import Decoder
 from ..decoding.orders import get_order
 from ..decoding.sampling import Sampling
 from ..decoding.stops import FixedK
+from ..decoding.strategy import Choice, Script, Strategy
 from ..divergence import forward_kl
 from ..errors import UserError
 from ..memory import BatchSize, in_batches

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from ..corpus.trajectories import Trajectories
 from ..decoding.generate import Generation, decode
-from ..decoding.loop import Strategy
 from ..decoding.prompts import encode_prompts
 from ..decoding.stops import FixedK
+from ..decoding.strategy import Strategy
 from ..environment import machine, packages
 from ..errors import UserError
 from ..tasks import TASKS, TAUGHT, UNSEEN, examples

@@ -6,26 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..columns import Block, DensityAndRollout
-from ..decoding.loop import Strategy
 from ..decoding.orders import Entropy, OrderPolicy
 from ..decoding.sampling import Sampling
 from ..decoding.stops import Adaptive, EntropyBound, Factor, FixedK, StopRule, Threshold
+from ..decoding.strategy import Strategy
 from ..errors import UserError
 from ..evaluation.paired import Contender
 from ..teachers.protocol import Teacher
-from ..updates import NoUpdate, Update
+from ..updates import NoUpdate, Refresh, Update
 from .circuit import Circuit, train_circuit
 from .copula import Copula
 from .dependency import DependencyHead, train_head
 from .elastic import Elastic
 from .independent import Independent
 from .states import masked_states
-from .steps import Steps
 from .suffix import Suffix
 from .within import Within
 
 LEARNED = ("circuit", "independent")  # the rows that need a training
 BLOCK = 8  # positions of a block of the prefix and dual cache, and of Elastic-Cache's window
+CONFIDENCE = (
+    0.9  # above which a pass of these caches reveals more than one token, in the papers too
+)
+STEP_BOUND = 0.1  # nats; of our own steps
 
 
 @dataclass(frozen=True)
@@ -82,20 +85,32 @@ class _Rows:
         update: Update | None = None,
         order: OrderPolicy | None = None,
         block: int | None = None,
+        step: StopRule | None = None,
     ) -> None:
-        strategy = Strategy(update or NoUpdate(), rule, order or Entropy(), Sampling(), self.seed)
+        strategy = Strategy(
+            update or NoUpdate(), rule, order or Entropy(), Sampling(), self.seed, step=step
+        )
         self.rows.append(Contender(name, setting, strategy, block_length=block))
 
     def ours(self, updates: Mapping[str, Update]) -> None:
         self.add("sequential", {}, FixedK(1))
         for k in (4, 8):
             self.add("marginal", {"k": k}, FixedK(k))
+        refresh = updates["refresh"]
         for k in (4, 8):
-            refresh = updates["refresh"]
             self.add("refresh", {"k": k, "columns": refresh.columns}, FixedK(k), refresh)
+        # One full pass opens the response, and an update follows a step.
+        whole, step = FixedK(self.length), EntropyBound(self.length, STEP_BOUND)
+        setting = {"k": self.length, "step_bound": STEP_BOUND}
+        for columns in (refresh.columns, 2 * refresh.columns):
+            update = Refresh(columns, refresh.policy)
+            self.add("refresh", setting | {"columns": columns}, whole, update, step=step)
         if "joint" in updates:
             for k in (4, 8):
                 self.add("joint", {"k": k}, FixedK(k), updates["joint"])
+            self.add(
+                "joint", {"k": 8, "step_bound": STEP_BOUND}, FixedK(8), updates["joint"], step=step
+            )
 
     def rules(self) -> None:
         """Fast-dLLM (arXiv 2505.22618) and the EB-Sampler (2505.24857), on the full pass alone."""
@@ -109,22 +124,25 @@ class _Rows:
     def caches(self) -> None:
         """Fast-dLLM's two caches, d2Cache (2509.23094) and Elastic-Cache (2510.14973)."""
         whole = FixedK(self.length)
-        for tokens in (1, 2):
-            setting = {"block": BLOCK, "tokens": tokens}
+        steps: dict[str, StopRule] = {
+            "tokens": FixedK(2), "threshold": Threshold(self.length, CONFIDENCE),
+        }  # fmt: skip
+        values = {"tokens": 2, "threshold": CONFIDENCE}
+        for name, policy in (("prefix cache", Suffix(BLOCK)), ("dual cache", Block())):
             # One full pass opens each block.
-            rule, prefix = FixedK(BLOCK), Steps(BLOCK, Suffix(BLOCK), tokens)
-            self.add("prefix cache", setting, rule, prefix, block=BLOCK)
-            dual = Steps(BLOCK, Block(), tokens)
-            self.add("dual cache", setting, rule, dual, block=BLOCK)
+            update, first = Refresh(BLOCK, policy), {"block": BLOCK}
+            self.add(name, first | {"tokens": 1}, FixedK(BLOCK), update, block=BLOCK)
+            for key, step in steps.items():
+                setting = first | {key: values[key]}
+                self.add(name, setting, FixedK(BLOCK), update, block=BLOCK, step=step)
         for columns in (8, 16):
             # One full pass opens the response.
-            update = Steps(columns, DensityAndRollout())
-            self.add("d2Cache", {"columns": columns}, whole, update)
-        for gamma, tokens in ((0.98, 1), (0.9, 2)):
-            setting = {"window": BLOCK, "gamma": gamma, "tokens": tokens}
-            rule = Adaptive(self.length, 1 - gamma)
-            update, order = Elastic(BLOCK, tokens), Within(Entropy(), 0.5)
-            self.add("Elastic-Cache", setting, rule, update, order)
+            self.add("d2Cache", {"columns": columns}, whole, Refresh(columns, DensityAndRollout()))
+        for gamma, key in ((0.98, None), (0.9, "tokens"), (0.9, "threshold")):
+            setting = {"window": BLOCK, "gamma": gamma, key or "tokens": values.get(key, 1)}
+            rule, order = Adaptive(self.length, 1 - gamma), Within(Entropy(), 0.5)
+            step = None if key is None else steps[key]
+            self.add("Elastic-Cache", setting, rule, Elastic(BLOCK), order, step=step)
 
     def learned(self, trained: Trained) -> None:
         """The ideas of CoDD (2603.00045) and DEMASK (2604.02560)."""

@@ -11,7 +11,7 @@ What differs from the paper: it then recomputes all columns from the layer of th
 drift upward, on stored inputs of that layer. A teacher here cannot begin in the
 middle, so the round ends and a full pass opens the next one. The first partial pass
 of a round has no pass of the window before it, so drift is known from the second on.
-A pass serves a fixed number of reveals, not those above a confidence.
+A pass serves as many reveals as the strategy's step has.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..columns import Seen
 from ..sampler.estimator import Foresight
 from ..teachers.keyvalues import Keep
 from ..teachers.protocol import Teacher
-from ..updates import Opening
-from .steps import Steps, StepsRound
+from ..updates import Opening, Refresh
+from ..updates.refresh import RefreshRound
 from .within import with_number
 
 
@@ -43,17 +43,16 @@ class Window:
         return seen.first(torch.where(seen.masked, column, size + seen.distance).double(), count)
 
 
-class Elastic(Steps):
+class Elastic(Refresh):
     """For a rule that ends the round where the estimate, the drift, exceeds 1 - gamma.
 
     A position's last number is 0 inside the window and 1 outside: see ``within.py``.
     """
 
     name = "elastic"
-    estimates = True
 
-    def __init__(self, window: int, tokens: int = 1):
-        super().__init__(window + 1, Window(), tokens)
+    def __init__(self, window: int):
+        super().__init__(window + 1, Window())
         self.window = window
 
     def begin(
@@ -71,7 +70,7 @@ class _Tracked:
     queried: Tensor  # [B, S] bool, where ``paid`` is known
 
 
-class ElasticRound(StepsRound):
+class ElasticRound(RefreshRound):
     def __init__(
         self, update: Elastic, teacher: Teacher, opening: Opening, attention_mask: Tensor | None
     ):

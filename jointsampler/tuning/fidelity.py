@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from ..corpus.trajectories import Trajectories
-from ..decoding.loop import Strategy
 from ..decoding.orders import get_order
 from ..decoding.sampling import Sampling
+from ..decoding.strategy import Strategy
 from ..evaluation.kl import Walk, walk
 from ..evaluation.stats import Interval, bootstrap
 from ..teachers.protocol import Teacher

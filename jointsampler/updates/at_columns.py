@@ -41,7 +41,10 @@ def chosen(
     stored: KeyValues,
     previous: Tensor | None,
 ) -> Tensor:
-    """Columns [B, C] int64 that ``update`` recomputes after ``reveal``; ``previous`` as in ``Seen``."""
+    """Columns [B, C] int64 that ``update`` recomputes after ``reveal``; ``previous`` as in ``Seen``.
+
+    Those of the policy, and ``reveal.others``: a row may name a column twice.
+    """
     if stored.queried:
         column = reveal.position[:, None]
         teacher.rerun(reveal.ids, column, attention_mask, stored, stored.queried)
@@ -55,7 +58,8 @@ def chosen(
         reveal.start,
         previous,
     )
-    return update.policy.choose(update.columns, seen)
+    columns = update.policy.choose(update.columns, seen)
+    return columns if reveal.others is None else torch.cat([columns, reveal.others], dim=1)
 
 
 def with_slot(states: Tensor) -> Tensor:

@@ -46,13 +46,15 @@ def full_pass(teacher: Teacher, ids: Tensor, attention_mask: Tensor | None, keep
 
 @dataclass(frozen=True)
 class Reveal:
-    """The canvas right after a reveal, B rows of S positions."""
+    """The canvas right after a reveal, or after several that share an update; B rows of S positions."""
 
     ids: Tensor  # [B, S] int64, with the new token
-    position: Tensor  # [B] int64 in 0 .. S - 1, where it is
+    position: Tensor  # [B] int64 in 0 .. S - 1, where it is; the last of several
     masked: Tensor | None = None  # [B, S] bool, positions that may be revealed next
     scores: Tensor | None = None  # [B, S] order scores where masked, the lowest is revealed first
     start: int = 0  # positions of the canvas before the responses
+    # [B, P] int64, the others revealed since the last update; a row may name one twice, or ``position``.
+    others: Tensor | None = None
 
 
 class Round(Protocol):

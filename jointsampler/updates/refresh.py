@@ -76,12 +76,9 @@ class RefreshRound:
         return self._buffer[:, :-1]
 
     def advance(self, reveal: Reveal) -> Tensor:
-        return self.recompute(reveal.ids, self.choose(reveal))
-
-    def choose(self, reveal: Reveal) -> Tensor:
-        """The policy's columns [B, C] int64 after ``reveal``."""
         previous, self._previous = self._previous, reveal.position
-        return chosen(self._update, self._teacher, reveal, self._mask, self._stored, previous)
+        columns = chosen(self._update, self._teacher, reveal, self._mask, self._stored, previous)
+        return self.recompute(reveal.ids, columns)
 
     def recompute(self, ids: Tensor, columns: Tensor) -> Tensor:
         """Rerun ``columns`` [B, C] of ids [B, S]; returns the positions whose states are new."""

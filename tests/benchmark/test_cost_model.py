@@ -15,10 +15,11 @@ from jointsampler.benchmark import SHAPES, Grid, Shape, UpdateCase, predict, ran
 from jointsampler.benchmark.cost_model import CostModel, Work
 from jointsampler.benchmark.roofline import DEVICES, EFFICIENCY
 from jointsampler.decoding.canvas import Canvas
-from jointsampler.decoding.loop import Decoder, Strategy
+from jointsampler.decoding.loop import Decoder
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.decoding.stops import FixedK
+from jointsampler.decoding.strategy import Strategy
 from jointsampler.updates import NoUpdate, joint_update
 
 BATCH, LENGTH, K = 2, 23, 4

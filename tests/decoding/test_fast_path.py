@@ -10,10 +10,11 @@ import torch
 from jointsampler import JointSampler, Refresh, block_kl, generate, load_teacher
 from jointsampler.corpus.trajectories import Trajectories
 from jointsampler.decoding.canvas import Canvas
-from jointsampler.decoding.loop import Decoder, Strategy
+from jointsampler.decoding.loop import Decoder
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.decoding.stops import FixedK
+from jointsampler.decoding.strategy import Strategy
 from jointsampler.divergence import forward_kl
 from jointsampler.updates import as_update
 from tests.support.dispatch import Operations

@@ -17,13 +17,14 @@ import torch
 from jointsampler import Refresh, generate, rng
 from jointsampler.columns import NearThenScores
 from jointsampler.decoding.canvas import Canvas
-from jointsampler.decoding.loop import Decoder, Strategy
 from jointsampler.decoding.orders import get_order
+from jointsampler.decoding.round import Course, OpenRound
 from jointsampler.decoding.sampling import Sampling, probabilities
 from jointsampler.decoding.scoring import Scorer
 from jointsampler.decoding.stops import FixedK
+from jointsampler.decoding.strategy import Script, Strategy
 from jointsampler.decoding.verify import FULL, ORDER, REJECTION, Draft, Walk
-from jointsampler.updates import NoUpdate
+from jointsampler.updates import NoUpdate, full_pass
 from tests.support.analytic import OracleUpdate, inconsistent_teacher, skewed_teacher
 from tests.support.distributions import (
     of_words,
@@ -162,7 +163,8 @@ def test_a_position_that_is_drafted_again_meets_other_random_numbers():
     canvas = Canvas(teacher, [[0], [0]], torch.arange(2), 4)
     sampling, position = Sampling(), torch.zeros(2, dtype=torch.long)
     strategy = Strategy(NoUpdate(), FixedK(2), get_order("entropy"), sampling, 0, "strict")
-    decoder = Decoder(teacher, strategy, canvas)
+    course = Course.of(strategy, canvas, Script(), None, None)
+    opening = full_pass(teacher, canvas.ids, None, "nothing")
     scorer = Scorer(teacher, canvas, strategy.order, strategy.seed)
     numbers = []
     for _ in range(2):
@@ -170,7 +172,8 @@ def test_a_position_that_is_drafted_again_meets_other_random_numbers():
         draft.add(position, position, torch.ones(2, 3), everyone)
         walk = Walk(scorer, draft, "strict", sampling, 4)
         tests = [walk._uniform(position, stream) for stream in (rng.ACCEPT, rng.RESIDUAL)]
-        numbers.append(torch.cat([decoder._draws(position, draft), *tests]))
+        drawn = OpenRound(course, teacher, opening, 4, draft)._draws(position)
+        numbers.append(torch.cat([drawn, *tests]))
         canvas.teacher_passes += 1
     assert len(torch.cat(numbers).unique()) == 2 * len(numbers[0])
 

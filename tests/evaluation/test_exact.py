@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from jointsampler import Refresh, Trajectories, UserError, block_kl, generate
-from jointsampler.decoding.loop import Strategy
 from jointsampler.decoding.methods import get_method
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
@@ -32,9 +31,8 @@ from tests.support.distributions import p_value, words
 def strategy(name, update=None, k=4, order="entropy", sampling=None, **settings):
     method = get_method(name)
     chosen = method.chosen_update(update)
-    rule = method.stop(k, 4, settings, chosen.k_max)
     sampling = sampling or Sampling()
-    return Strategy(chosen, rule, get_order(order), sampling, 0, method.verification)
+    return method.strategy(chosen, k, 4, settings, get_order(order), sampling, 0)
 
 
 def masks(teacher) -> list[int]:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jointsampler import Refresh, UserError, generate
-from jointsampler.decoding.loop import Strategy
 from jointsampler.decoding.orders import Entropy
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.decoding.stops import FixedK
+from jointsampler.decoding.strategy import Strategy
 from jointsampler.evaluation.paired import Contender, Paired, PairedRun
 from jointsampler.tasks import TASKS
 from jointsampler.updates import NoUpdate

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from jointsampler import Refresh, Trajectories, UserError, block_kl, generate
-from jointsampler.decoding.loop import Strategy
 from jointsampler.decoding.methods import get_method
 from jointsampler.decoding.orders import get_order
 from jointsampler.decoding.sampling import Sampling
@@ -32,8 +31,7 @@ def reference(tiny):
 def strategy(name, update=None, k=4, length=LENGTH, order="entropy", seed=5, **settings):
     method = get_method(name)
     chosen = method.chosen_update(update)
-    rule = method.stop(k, length, settings, chosen.k_max)
-    return Strategy(chosen, rule, get_order(order), Sampling(), seed, method.verification)
+    return method.strategy(chosen, k, length, settings, get_order(order), Sampling(), seed)
 
 
 @pytest.mark.parametrize("k", [2, 4])

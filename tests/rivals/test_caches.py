@@ -1,20 +1,18 @@
-"""Steps, prefix cache and Elastic-Cache keep to their definitions."""
+"""Prefix cache and Elastic-Cache keep to their definitions."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from jointsampler import Refresh, UserError, generate
 from jointsampler.columns import Seen
 from jointsampler.decoding.generate import decode
-from jointsampler.decoding.loop import Strategy
 from jointsampler.decoding.orders import Entropy
 from jointsampler.decoding.prompts import encode_prompts
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.decoding.stops import Adaptive, FixedK
+from jointsampler.decoding.strategy import Strategy
 from jointsampler.rivals.elastic import Elastic, Window
-from jointsampler.rivals.steps import Steps
 from jointsampler.rivals.suffix import Suffix
 from jointsampler.rivals.within import Within
 from jointsampler.teachers.keyvalues import KeyValues
@@ -22,41 +20,16 @@ from jointsampler.updates import Reveal, full_pass
 from tests.rivals.conftest import LENGTH, PROMPTS
 
 
-def run(teacher, update, rule, order=None):
-    strategy = Strategy(update, rule, order or Entropy(), Sampling(), 3)
+def run(teacher, update, rule, order=None, step=None):
+    strategy = Strategy(update, rule, order or Entropy(), Sampling(), 3, step=step)
     encoded = encode_prompts(teacher, PROMPTS, LENGTH)
     return decode(teacher, strategy, encoded, torch.arange(3), LENGTH, method="test")
 
 
 def elastic(teacher, window, budget, tokens=1):
     rule = Adaptive(LENGTH, budget)
-    return run(teacher, Elastic(window, tokens), rule, Within(Entropy(), 0.5))
-
-
-def test_one_token_a_step_is_a_refresh(tiny):
-    same = generate(tiny, Refresh(4), PROMPTS, "refresh", 8, max_new_tokens=LENGTH, seed=3)
-    out = run(tiny, Steps(4, "attention"), FixedK(8))
-    assert torch.equal(out.sequences, same.sequences)
-    assert torch.equal(out.update_passes, same.update_passes)
-
-
-def test_as_many_tokens_a_step_as_a_round_has_are_the_marginals(tiny):
-    same = generate(tiny, None, PROMPTS, "marginal", 4, max_new_tokens=LENGTH, seed=3)
-    out = run(tiny, Steps(4, "attention", tokens=4), FixedK(4))
-    assert torch.equal(out.sequences, same.sequences) and int(out.update_passes.sum()) == 0
-
-
-def test_steps_over_all_columns_are_rounds_of_the_marginals(tiny):
-    """A pass over all columns is a full pass, and every token of a step is in it."""
-    same = generate(tiny, None, PROMPTS, "marginal", 2, max_new_tokens=LENGTH, seed=3)
-    out = run(tiny, Steps(99, "near", tokens=2), FixedK(8))
-    assert torch.equal(out.sequences, same.sequences)
-    assert (out.teacher_passes == 2).all() and (out.update_passes == 6).all()
-
-
-def test_a_step_of_no_token_is_refused():
-    with pytest.raises(UserError, match="at least 1 token"):
-        Steps(4, "near", tokens=0)
+    step = FixedK(tokens) if tokens > 1 else None
+    return run(teacher, Elastic(window), rule, Within(Entropy(), 0.5), step)
 
 
 @pytest.mark.parametrize("shift", [0, 1])

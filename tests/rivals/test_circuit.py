@@ -9,11 +9,11 @@ import torch
 
 from jointsampler import generate
 from jointsampler.decoding.generate import decode
-from jointsampler.decoding.loop import Strategy
 from jointsampler.decoding.orders import Entropy
 from jointsampler.decoding.prompts import encode_prompts
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.decoding.stops import FixedK
+from jointsampler.decoding.strategy import Strategy
 from jointsampler.rivals.circuit import Circuit, train_circuit
 from jointsampler.rivals.copula import Copula, CopulaRound, Corrected
 from jointsampler.rivals.states import masked_states

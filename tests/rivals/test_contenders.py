@@ -60,10 +60,12 @@ def test_our_own_rows_are_those_of_generate(tiny, every):
 def test_the_caches_open_as_many_full_passes_as_their_papers_say(tiny, every):
     for contender in [*named(every, "prefix cache"), *named(every, "dual cache")]:
         out = decoded(tiny, contender, [0, 1, 2])
-        tokens = contender.setting["tokens"]
         assert (out.teacher_passes <= 2).all()  # one a block of 8
         full = (out.order >= 0).sum(1) == LENGTH
-        assert (out.update_passes[full] == 2 * (8 // tokens - 1)).all()
+        if (tokens := contender.setting.get("tokens")) is not None:
+            assert (out.update_passes[full] == 2 * (8 // tokens - 1)).all()
+        else:  # by confidence: at least one a pass, and more where the teacher is sure
+            assert (out.update_passes[full] < 2 * 7).all()
     for contender in named(every, "d2Cache"):
         assert (decoded(tiny, contender, [0, 1, 2]).teacher_passes == 1).all()
 

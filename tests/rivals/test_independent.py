@@ -7,11 +7,11 @@ import torch
 
 from jointsampler import generate
 from jointsampler.decoding.generate import decode
-from jointsampler.decoding.loop import Strategy
 from jointsampler.decoding.orders import Entropy
 from jointsampler.decoding.prompts import encode_prompts
 from jointsampler.decoding.sampling import Sampling
 from jointsampler.decoding.stops import Adaptive
+from jointsampler.decoding.strategy import Strategy
 from jointsampler.rivals.dependency import influences, train_head
 from jointsampler.rivals.independent import Independent, IndependentRound
 from jointsampler.rivals.states import masked_states

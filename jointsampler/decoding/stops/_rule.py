@@ -13,7 +13,8 @@ class Candidate:
     """The position that the method would reveal next, in B rows."""
 
     logits: Tensor | None  # [B, V] float32, untempered
-    revealed: int  # reveals of this round so far, in the rows that are still in it
+    # Reveals so far of this round (or step), in the rows that are still in it; [B] where they differ.
+    revealed: int | Tensor
     estimate: Tensor | None = None  # [B] nats of KL that the update expects it to add
 
 
