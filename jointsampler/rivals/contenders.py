@@ -28,7 +28,7 @@ BLOCK = 8  # positions of a block of the prefix and dual cache, and of Elastic-C
 CONFIDENCE = (
     0.9  # above which a pass of these caches reveals more than one token, in the papers too
 )
-STEP_BOUND = 0.1  # nats; of our own steps
+STEP_BOUND = 0.003  # nats; of our own steps
 
 
 @dataclass(frozen=True)
