@@ -91,25 +91,33 @@ def seconds_per_token(full: float, update: float, k: int, length: int, batch: in
 
 
 def seconds_by_rule(
-    full: float, reveal: float, rows: Sequence[Sequence[int]], length: int, batch: int
+    full: float,
+    single: float,
+    reveal: float,
+    rows: Sequence[Sequence[int]],
+    length: int,
+    batch: int,
 ) -> float:
     """The same where a rule ends the rounds, row by row; rows: the reveals of each round of some rows.
 
     A batch goes on until its last row ends: finished rows leave it where they are half or
     more. Its rows are taken at even quantiles of those seen. In a round it makes as many
-    reveals as its longest row, and one more that the rule refuses. ``reveal``: seconds of
-    a reveal without an update.
+    reveals as its longest row, and one more that the rule refuses. ``single``: seconds of a
+    full pass on one row; with other numbers of rows it takes time on the line between.
+    ``reveal``: seconds of a reveal without an update.
     """
     made = np.concatenate([np.asarray(row) for row in rows])
     # Rounds that a response of the whole length takes, by row.
     each = np.array([len(row) * length / sum(row) for row in rows])
     ends = np.sort(np.quantile(each, (np.arange(batch) + 0.5) / batch))
-    size, begun, passes = batch, 0.0, 0.0  # passes: full ones of the whole batch
+    each_row = (full - single) / max(1, batch - 1)
+    size, begun, passes, spent = batch, 0.0, 0.0, 0.0  # spent: seconds in full passes
     while size:
         until = ends[batch - size + (size - 1) // 2]  # when half have ended
-        passes += (until - begun) * size / batch
+        passes += until - begun
+        spent += (until - begun) * (single + each_row * (size - 1))
         begun, size = until, size // 2
     values, times = np.unique(made, return_counts=True)
     no_more = (times.cumsum() / len(made)) ** batch  # that no row of the batch has more
     longest = float((values * np.diff(no_more, prepend=0.0)).sum())
-    return passes * (full + longest * reveal) / (length * batch)
+    return (spent + passes * longest * reveal) / (length * batch)

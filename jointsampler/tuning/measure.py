@@ -102,7 +102,8 @@ class _Tuner:
         self.limit, self.progress = limit, progress
         self.begin = time.perf_counter()
         self.cases: list[UpdateCase] = []
-        self.full, self.later = 0.0, dict[UpdateCase, float]()  # seconds
+        self.full = self.single = 0.0  # seconds of a full pass, on the batch and on one row
+        self.later: dict[UpdateCase, float] = {}
         self.walks = Walks(
             teacher, prompts, situation.length, situation.order,
             situation.temperature or 1.0,  # greedy: no finite KL, so that of temperature 1
@@ -120,6 +121,7 @@ class _Tuner:
             key=key,
             predicted_for=None,
             full_seconds=self.full,
+            single_seconds=self.single,
             candidates=[self._candidate(*pair) for pair in [(_NONE, 1), *self._pairs()]],
             limit=self.limit,
             seconds=self._spent(),
@@ -173,14 +175,20 @@ class _Tuner:
         return found
 
     def _time_steps(self) -> None:
-        """Medians of a full pass, ``full``, and of every update, ``later``."""
+        """Medians of a full pass, ``full`` and ``single``, and of every update, ``later``."""
         situation = self.situation
         full, later = step_seconds(
             self.teacher, [self._update(case) for case in self.cases], situation.batch,
             situation.length, situation.order, REPEATS, prompt=situation.prompt,
             limit=self.limit / 3,
         )  # fmt: skip
-        self.full = median(full)
+        self.full = self.single = median(full)
+        if situation.batch > 1:
+            one, _ = step_seconds(
+                self.teacher, [], 1, situation.length, situation.order, REPEATS,
+                prompt=situation.prompt, limit=self.limit / 9,
+            )  # fmt: skip
+            self.single = min(median(one), self.full)
         self.later = {case: median(each) for case, each in zip(self.cases, later, strict=True)}
 
     def _first_turn(self) -> bool:
@@ -223,7 +231,7 @@ class _Tuner:
         if isinstance(rounds, RuleCase):
             rule, settings = rounds.method, {rounds.setting: rounds.value}
             reveals = self.walks.reveals(case, rounds)
-            token = seconds_by_rule(self.full, update, reveals, length, batch)
+            token = seconds_by_rule(self.full, self.single, update, reveals, length, batch)
         else:
             rule, settings, reveals = None, {"k": rounds}, None
             token = seconds_per_token(self.full, update, rounds, length, batch)

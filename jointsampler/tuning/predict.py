@@ -49,6 +49,7 @@ def predict(shape: Shape, device: Device, batch: int, measured: Tuning) -> Tunin
     model = CostModel(shape, batch, positions, _ITEMSIZE)
     masked = length // 2
     full = device.seconds(model.opening(masked))
+    single = device.seconds(CostModel(shape, 1, positions, _ITEMSIZE).opening(masked))
 
     def priced(each: Candidate) -> Candidate:
         case = None if each.update == "none" else UpdateCase(None, each.columns, each.policy)
@@ -57,7 +58,7 @@ def predict(shape: Shape, device: Device, batch: int, measured: Tuning) -> Tunin
         if each.rule is None:
             token = seconds_per_token(opening, update, each.k, length, batch)
         else:
-            token = seconds_by_rule(opening, update, each.reveals, length, batch)
+            token = seconds_by_rule(opening, single, update, each.reveals, length, batch)
         figures = {
             "update_seconds": update,
             "seconds_per_token": token,
@@ -70,6 +71,7 @@ def predict(shape: Shape, device: Device, batch: int, measured: Tuning) -> Tunin
             "key": measured.key | {"batch": batch, "shape": shape.name},
             "predicted_for": device.name,
             "full_seconds": full,
+            "single_seconds": single,
             "candidates": [priced(e) for e in measured.candidates if e.update != "joint"],
         }
     )

@@ -69,6 +69,7 @@ class Tuning(Part):
     key: dict[str, Any]  # teacher, samplers, device, batch, length, ...: see situation.py
     predicted_for: str | None  # the device whose seconds a cost model predicted; None: measured
     full_seconds: float  # a full pass and the reveal after it
+    single_seconds: float  # the same on one row
     candidates: list[Candidate]  # sequential first
     limit: float  # seconds after which no further walk began
     seconds: float  # that tuning took

@@ -49,22 +49,23 @@ def test_the_cost_is_a_full_pass_per_round_and_an_update_for_every_other_token(k
 
 
 def test_rounds_of_a_rule_that_all_have_k_reveals_cost_those_and_the_refused_one():
-    found = seconds_by_rule(1.0, 0.25, [[4, 4], [4, 4, 4]], 12, batch=4)
+    found = seconds_by_rule(1.0, 0.4, 0.25, [[4, 4], [4, 4, 4]], 12, batch=4)
     assert found == pytest.approx((1.0 + 4 * 0.25) / 4 / 4)
 
 
 def test_a_batch_waits_for_the_longest_of_its_rows_rounds():
     rows = [[1, 3]]  # two reveals on average
-    alone, many = (seconds_by_rule(1.0, 0.5, rows, 4, batch) * batch for batch in (1, 64))
+    alone, many = (seconds_by_rule(1.0, 1.0, 0.5, rows, 4, batch) * batch for batch in (1, 64))
     assert alone == pytest.approx((1.0 + 2 * 0.5) / 2)
     assert many == pytest.approx((1.0 + 3 * 0.5) / 2)
 
 
 def test_a_batch_goes_on_until_its_last_row_ends_and_halves_on_the_way():
     rows = [[8], [1] * 8]  # one full pass, and eight
-    half = seconds_by_rule(1.0, 0.0, rows, 8, batch=2) * 8 * 2
     ends = np.quantile([1, 8], [0.25, 0.75])
-    assert half == pytest.approx(ends[0] + (ends[1] - ends[0]) / 2)
+    for single in (0.5, 0.8, 1.0):  # seconds of a pass on the row that is left
+        found = seconds_by_rule(1.0, single, 0.0, rows, 8, batch=2) * 8 * 2
+        assert found == pytest.approx(ends[0] + (ends[1] - ends[0]) * single)
 
 
 def test_the_rules_are_those_of_their_methods():

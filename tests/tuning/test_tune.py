@@ -61,12 +61,14 @@ def test_every_update_is_a_candidate_at_every_k_and_sequential_is_the_first(meas
 
 
 def test_seconds_follow_from_the_measured_steps(measured):
-    full, batch = measured.full_seconds, 2
+    full, single, batch = measured.full_seconds, measured.single_seconds, 2
+    assert 0 < single <= full
     for each in measured.candidates:
         if each.rule is None:
             expected = seconds_per_token(full, each.update_seconds, each.k, LENGTH, batch)
         else:
-            expected = seconds_by_rule(full, each.update_seconds, each.reveals, LENGTH, batch)
+            steps = full, single, each.update_seconds
+            expected = seconds_by_rule(*steps, each.reveals, LENGTH, batch)
         assert each.seconds_per_token == pytest.approx(expected)
         base = full / batch
         assert each.speedup == pytest.approx(base / expected)
