@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=NUMBER",
-        help="a setting of the method's stop rule",
+        help="a setting of the method's stop rule, or step_bound",
     )
     parser.add_argument("--num-samples", type=int, default=1, help="per prompt")
     parser.add_argument("--max-new-tokens", type=int, default=64)

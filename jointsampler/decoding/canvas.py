@@ -2,7 +2,7 @@
 
 Prompts are padded on the left, so all responses occupy the same columns. Every
 change is a masked write on the device, without a host synchronisation. Which
-position and token to reveal is decided in ``loop.py``.
+position and token to reveal is decided in ``round.py``.
 """
 
 from __future__ import annotations

@@ -37,24 +37,26 @@ class Method:
         """Whether the method reads the caller's k."""
         return self.rule is FixedK and not self.one_token
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether several reveals may share an update."""
+        return self.update != "none" and self.verification is None
+
     def check_settings(self, names: Iterable[str]) -> None:
         """UserError for a setting that neither the rule nor the method's steps have."""
         known = {field.name for field in fields(self.rule)} - {"limit"}
+        if self.has_steps:
+            known.add(STEP_BOUND)
         for name in names:
-            if name == STEP_BOUND:
-                self._check_steps()
-                continue
+            if name == STEP_BOUND and not self.has_steps:
+                raise UserError(
+                    f"{STEP_BOUND} lets several reveals share an update, and method {self.name!r} "
+                    + ("has none." if self.update == "none" else "needs one after every reveal.")
+                )
             if name not in known and not known:
                 raise UserError(f"Method {self.name!r} has no setting {name!r}: it has k alone.")
             if name not in known:
                 raise unknown_name(f"setting of method {self.name!r}", name, known)
-
-    def _check_steps(self) -> None:
-        if self.update == "none" or self.verification is not None:
-            raise UserError(
-                f"{STEP_BOUND} lets several reveals share an update, and method {self.name!r} "
-                + ("has none." if self.update == "none" else "needs one after every reveal.")
-            )
 
     def chosen_update(self, given: Update | JointSampler | None) -> Update:
         """The update of a call that was given ``given``; UserError where the method cannot use it."""

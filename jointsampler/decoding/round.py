@@ -88,14 +88,14 @@ class OpenRound:
             ready = None
             if reveal > 0:
                 in_round = in_round & self._canvas.unfinished()
+                most = self._left - min(reveal if step is None else 1, self._strategy.least)
                 if step is not None:
                     in_round = in_round & (step.made < rule.limit)
-                # Asking whether any row is left costs less than the update that it may save.
-                if (rule.asks or step is not None) and not bool(in_round.any()):
-                    break
-                most = self._left - min(reveal if step is None else 1, self._strategy.least)
-                ready = None if step is None else self._ready(in_round, most)
+                    ready = self._ready(in_round, most)
                 if ready is None:
+                    # Asking whether any row is left costs less than the update that it may save.
+                    if (rule.asks or step is not None) and not bool(in_round.any()):
+                        break
                     self._advance(in_round, most)
             choice = self._choose(in_round, reveal, ready)
             in_round = (
@@ -105,9 +105,23 @@ class OpenRound:
 
     def _ready(self, in_round: Tensor, most: int) -> Tensor | None:
         """The rows that reveal once more before the next update; None where it is due in all."""
+        if self._step.full:
+            return None
         nowhere = torch.empty(len(in_round), 0, dtype=torch.long, device=in_round.device)
         self._board.moved(self._state.states, nowhere, most)  # the next best of the same scores
-        return self._step.ready(in_round, self._board.best.logits)
+        recorded = self._recorded()
+        logits = self._board.best.logits if recorded is None else recorded[1]
+        return self._step.ready(in_round, logits)
+
+    def _recorded(self) -> tuple[Tensor, Tensor] | None:
+        """The recorded order's next positions [B], and the logits [B, V] there; None without one."""
+        order = self._course.script.order
+        if order is None:
+            return None
+        slot = self._canvas.revealed.clamp_max(order.shape[1] - 1)
+        position = order[self._each, slot].clamp_min(0)
+        states = self._state.states[self._each, self._canvas.start + position]
+        return position, self._teacher.logits(states)
 
     def _advance(self, in_round: Tensor, most: int) -> None:
         """The update after a reveal or a step; ``most`` bounds a row's masked positions."""
@@ -131,7 +145,7 @@ class OpenRound:
 
         ready: [B] the rows that do not wait for an update; None where none waits.
         """
-        rule, recorded, step = self._strategy.rule, self._course.script.order, self._step
+        rule, recorded, step = self._strategy.rule, self._recorded(), self._step
         active = in_round if ready is None else ready
         position = logits = estimate = None
         if recorded is None or rule.asks:  # the rule sees the method's own position
@@ -146,10 +160,7 @@ class OpenRound:
                 stays, memory = rule.goes_on(self._memory, candidate)
                 active, self._memory = active & stays, of_ready(ready, memory, self._memory)
         if recorded is not None:
-            slot = self._canvas.revealed.clamp_max(recorded.shape[1] - 1)
-            position = recorded[self._each, slot].clamp_min(0)
-            states = self._state.states[self._each, self._canvas.start + position]
-            logits = self._teacher.logits(states)
+            position, logits = recorded
         choice = Choice(position, logits, active, reveal, estimate)
         if self._draft is not None and reveal == 0:
             choice = replace(choice, position=self._draft.first_position(position))

@@ -3,7 +3,8 @@
 A :class:`Scoreboard` keeps the scores of a round: all masked positions are scored
 when the round opens, and later only the positions whose states are new, together with
 the best of the others. So the logits of the position that is revealed next are
-always among those just computed, and the LM head runs once per reveal.
+always among those just computed, and the LM head runs once per reveal (twice where an
+update was put off until then: ``step.py``).
 """
 
 from __future__ import annotations

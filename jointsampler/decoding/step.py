@@ -34,15 +34,18 @@ class Step:
         self._memory: Any = None
         self._going: Tensor | None = None  # [B] bool, rows that the rule has not stopped
 
+    @property
+    def full(self) -> bool:
+        """Whether the step has as many reveals as its rule allows."""
+        return len(self._places) >= self._rule.limit
+
     def ready(self, in_round: Tensor, logits: Tensor) -> Tensor | None:
         """The rows [B] bool of ``in_round`` that reveal next without an update; None if there are none.
 
         logits: [B, V] at the position that each row would reveal.
         """
-        made = len(self._places)
-        if made >= self._rule.limit:
-            return None
-        stays, self._memory = self._rule.goes_on(self._memory, Candidate(logits, made))
+        candidate = Candidate(logits, len(self._places))
+        stays, self._memory = self._rule.goes_on(self._memory, candidate)
         self._going = stays if self._going is None else self._going & stays
         ready = in_round & self._going
         return ready if bool(ready.any()) else None

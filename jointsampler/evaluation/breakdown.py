@@ -1,4 +1,4 @@
-"""Where the KL of a walk arises: by mask ratio, step in the round, distance to a revealed token.
+"""Where the KL of a walk arises: by mask ratio, place in the round, distance to a revealed token.
 
 ``kl.py`` measures the nats of every reveal; here they are sorted into bins. On the
 recorded path both models stand at the same states, so captured dependency compares

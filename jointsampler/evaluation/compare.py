@@ -101,8 +101,8 @@ class Comparison:
         """UserError for a setting that could not run, before the first row is measured."""
         for setting in grid:
             method = get_method(setting.method)
-            method.check_settings(setting.rule)
             method.chosen_update(self.updates[setting.update])
+            self._strategy(setting)
             if method.has_k:
                 check_k(setting.k, self.protocol.max_new_tokens)
 

@@ -127,7 +127,7 @@ def teacher_joint(
     teacher: Teacher, ids: Sequence[int], support: Sequence[Sequence[int]], strategy: Strategy
 ) -> ExactJoint:
     """The teacher's own joint by the chain rule in ``strategy``'s order: one token per full pass."""
-    alone = replace(strategy, update=NoUpdate(), rule=FixedK(1), verification=None)
+    alone = replace(strategy, update=NoUpdate(), rule=FixedK(1), verification=None, step=None)
     return exact_joint(teacher, ids, support, alone)
 
 

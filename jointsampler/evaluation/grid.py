@@ -10,7 +10,7 @@ from ..decoding.methods import METHODS, Method
 
 @dataclass(frozen=True)
 class Setting:
-    """A method, its update, and its knob: k for the fixed ones, the rule's setting for the others."""
+    """A method, its update, and its knobs: k of the fixed ones, and the settings of rule and steps."""
 
     method: str
     update: str = "none"  # "none", "refresh" or "joint"
@@ -19,7 +19,7 @@ class Setting:
 
     @property
     def knobs(self) -> dict[str, float]:
-        return self.rule or ({"k": self.k} if METHODS[self.method].has_k else {})
+        return ({"k": self.k} if METHODS[self.method].has_k else {}) | self.rule
 
 
 def default_grid(ks: Sequence[int], trained: bool) -> list[Setting]:

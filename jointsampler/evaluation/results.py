@@ -38,7 +38,7 @@ class Fidelity(Part):
     tokens_per_cost: float | None = None
     """Along the same states; null where it is the method's own figure."""
     breakdown: dict[Axis, list[Bin]] = Field({})
-    """The same KL by place of the reveal: mask ratio, step in the round, distance."""
+    """The same KL by place of the reveal: mask ratio, place in the round, distance."""
 
 
 class MethodResult(Part):

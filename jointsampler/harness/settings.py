@@ -74,7 +74,7 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
 
 
 def check_rule_settings(settings: Settings, method: str) -> None:
-    """UserError for an argument that neither the model nor the method's stop rule has."""
+    """UserError for an argument that neither the model nor the method has."""
     for name, value in settings.rule_settings.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"--model_args {name}={value!r}: a method's setting is a number.")

@@ -16,7 +16,7 @@ from .tables import Table
 
 AXES: dict[Axis, str] = {
     "mask_ratio": "masked share of the response",
-    "step": "step in the round",
+    "step": "place in the round",
     "distance": "distance to the nearest token of the round",
 }
 

@@ -25,9 +25,8 @@ from .within import Within
 
 LEARNED = ("circuit", "independent")  # the rows that need a training
 BLOCK = 8  # positions of a block of the prefix and dual cache, and of Elastic-Cache's window
-CONFIDENCE = (
-    0.9  # above which a pass of these caches reveals more than one token, in the papers too
-)
+# From this confidence on a pass of a cache reveals more than one token, as in the papers.
+CONFIDENCE = 0.9
 STEP_BOUND = 0.003  # nats; of our own steps
 
 
@@ -124,24 +123,25 @@ class _Rows:
     def caches(self) -> None:
         """Fast-dLLM's two caches, d2Cache (2509.23094) and Elastic-Cache (2510.14973)."""
         whole = FixedK(self.length)
-        steps: dict[str, StopRule] = {
-            "tokens": FixedK(2), "threshold": Threshold(self.length, CONFIDENCE),
-        }  # fmt: skip
-        values = {"tokens": 2, "threshold": CONFIDENCE}
+        # The reveals of a pass: within a block or window, which is all that it recomputes.
+        steps: tuple[tuple[str, float, StopRule | None], ...] = (
+            ("tokens", 1, None),
+            ("tokens", 2, FixedK(2)),
+            ("threshold", CONFIDENCE, Threshold(BLOCK, CONFIDENCE)),
+        )
         for name, policy in (("prefix cache", Suffix(BLOCK)), ("dual cache", Block())):
             # One full pass opens each block.
-            update, first = Refresh(BLOCK, policy), {"block": BLOCK}
-            self.add(name, first | {"tokens": 1}, FixedK(BLOCK), update, block=BLOCK)
-            for key, step in steps.items():
-                setting = first | {key: values[key]}
+            update = Refresh(BLOCK, policy)
+            for key, value, step in steps:
+                setting = {"block": BLOCK, key: value}
                 self.add(name, setting, FixedK(BLOCK), update, block=BLOCK, step=step)
         for columns in (8, 16):
             # One full pass opens the response.
             self.add("d2Cache", {"columns": columns}, whole, Refresh(columns, DensityAndRollout()))
-        for gamma, key in ((0.98, None), (0.9, "tokens"), (0.9, "threshold")):
-            setting = {"window": BLOCK, "gamma": gamma, key or "tokens": values.get(key, 1)}
-            rule, order = Adaptive(self.length, 1 - gamma), Within(Entropy(), 0.5)
-            step = None if key is None else steps[key]
+        order = Within(Entropy(), 0.5)
+        for gamma, (key, value, step) in zip((0.98, 0.9, 0.9), steps, strict=True):
+            setting = {"window": BLOCK, "gamma": gamma, key: value}
+            rule = Adaptive(self.length, 1 - gamma)
             self.add("Elastic-Cache", setting, rule, Elastic(BLOCK), order, step=step)
 
     def learned(self, trained: Trained) -> None:

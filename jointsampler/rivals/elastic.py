@@ -11,7 +11,6 @@ What differs from the paper: it then recomputes all columns from the layer of th
 drift upward, on stored inputs of that layer. A teacher here cannot begin in the
 middle, so the round ends and a full pass opens the next one. The first partial pass
 of a round has no pass of the window before it, so drift is known from the second on.
-A pass serves as many reveals as the strategy's step has.
 """
 
 from __future__ import annotations

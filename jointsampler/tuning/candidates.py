@@ -104,7 +104,7 @@ def seconds_by_rule(
     more. Its rows are taken at even quantiles of those seen. In a round it makes as many
     reveals as its longest row, and one more that the rule refuses. ``single``: seconds of a
     full pass on one row; with other numbers of rows it takes time on the line between.
-    ``reveal``: seconds of a reveal without an update.
+    ``reveal``: seconds of a reveal without an update, taken to be the same on fewer rows.
     """
     made = np.concatenate([np.asarray(row) for row in rows])
     # Rounds that a response of the whole length takes, by row.

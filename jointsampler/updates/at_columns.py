@@ -43,7 +43,8 @@ def chosen(
 ) -> Tensor:
     """Columns [B, C] int64 that ``update`` recomputes after ``reveal``; ``previous`` as in ``Seen``.
 
-    Those of the policy, and ``reveal.others``: a row may name a column twice.
+    Those of the policy, and what of ``reveal.others`` is not among them in some row; a row
+    may name a column twice.
     """
     if stored.queried:
         column = reveal.position[:, None]
@@ -59,7 +60,10 @@ def chosen(
         previous,
     )
     columns = update.policy.choose(update.columns, seen)
-    return columns if reveal.others is None else torch.cat([columns, reveal.others], dim=1)
+    if reveal.others is None:
+        return columns
+    missing = (columns[:, None] != reveal.others[..., None]).all(-1)  # [B, P]
+    return torch.cat([columns, reveal.others[:, missing.any(0)]], dim=1)
 
 
 def with_slot(states: Tensor) -> Tensor:

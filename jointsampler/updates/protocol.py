@@ -2,7 +2,7 @@
 
 A **round** is one full pass of the teacher and the reveals that follow it. An
 :class:`Update` begins a :class:`Round` from the states of the full pass, and the
-round advances after each reveal. Decoding, the KL meters and the training step
+round advances after each reveal, or after several. Decoding, the KL meters and the training step
 drive the same rounds. An update owns everything that it stores (states, keys and
 values) and reports at which positions states are new. Which position and token
 to reveal is left to ``decoding/``.
@@ -53,7 +53,8 @@ class Reveal:
     masked: Tensor | None = None  # [B, S] bool, positions that may be revealed next
     scores: Tensor | None = None  # [B, S] order scores where masked, the lowest is revealed first
     start: int = 0  # positions of the canvas before the responses
-    # [B, P] int64, the others revealed since the last update; a row may name one twice, or ``position``.
+    # [B, P] int64, the others revealed since the last update, all of which ``states`` must follow; a
+    # row may name one twice, or ``position``.
     others: Tensor | None = None
 
 

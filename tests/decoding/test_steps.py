@@ -104,7 +104,33 @@ def test_a_sample_does_not_depend_on_the_rows_that_wait_for_it(tiny, update, ste
     for row in range(len(PROMPTS)):
         alone = run(tiny, made, rule, STEPS[step], [row])
         assert torch.equal(alone.responses[0], together.responses[row])
+        assert torch.equal(alone.order[0], together.order[row])
         assert alone.update_passes[0] == together.update_passes[row]
+
+
+def test_steps_end_with_their_block(tiny):
+    call = CALL | {"block_length": 4, "step_bound": 0.3}
+    together = generate(tiny, Refresh(4), PROMPTS, "refresh", 8, **call)
+    assert (together.order[:, :4] < 4).all() and (together.teacher_passes == 4).all()
+    for row, prompt in enumerate(PROMPTS):
+        alone = generate(tiny, Refresh(4), [prompt], "refresh", 8, row_ids=[row], **call)
+        assert torch.equal(alone.responses[0], together.responses[row])
+
+
+@pytest.mark.parametrize("path", ["recorded", "own"])
+def test_a_step_on_recorded_tokens_is_asked_about_the_positions_that_it_reveals(tiny, path):
+    """With all columns recomputed and no bound on the KL, what is added is what the steps draw together."""
+    truth = generate(tiny, None, PROMPTS, "sequential", **CALL)
+    rows = Trajectories.from_generation(truth, 3, tiny)
+    rule, step = FixedK(LENGTH), EntropyBound(LENGTH, 0.05)
+    strategy = Strategy(Refresh(99, "near"), rule, Entropy(), Sampling(), 3, step=step)
+    none = Strategy(Refresh(99, "near"), rule, Entropy(), Sampling(), 3)
+    stepped, every = (walk(tiny, each, rows, path=path) for each in (strategy, none))
+    assert (every.update_passes == LENGTH - 1).all()
+    assert stepped.update_passes.sum() < every.update_passes.sum()
+    assert abs(every.nats).max() < 1e-3 < stepped.nats.max()
+    # An expectation over the tokens is bounded; these are the recorded ones.
+    assert stepped.nats.sum() / LENGTH / len(rows) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -167,7 +193,7 @@ def test_the_meter_sees_the_samples_of_decoding(tiny):
         ("lossless", {"step_bound": 0.1}, "needs one after every reveal"),
         ("threshold", {"step_bound": 0.1}, "and there is none"),
         ("refresh", {"step_bound": -1.0}, "0 nats or more, not -1"),
-        ("refresh", {"step_bond": 0.1}, "step_bond"),
+        ("refresh", {"step_bond": 0.1}, "did you mean 'step_bound'"),
     ],
 )
 def test_a_step_that_cannot_be_is_refused(tiny, method, settings, sentence):

@@ -10,7 +10,7 @@ from jointsampler.decoding.generate import decode
 from jointsampler.decoding.orders import Entropy
 from jointsampler.decoding.prompts import encode_prompts
 from jointsampler.decoding.sampling import Sampling
-from jointsampler.decoding.stops import Adaptive, FixedK
+from jointsampler.decoding.stops import Adaptive, FixedK, Threshold
 from jointsampler.decoding.strategy import Strategy
 from jointsampler.rivals.elastic import Elastic, Window
 from jointsampler.rivals.suffix import Suffix
@@ -26,9 +26,8 @@ def run(teacher, update, rule, order=None, step=None):
     return decode(teacher, strategy, encoded, torch.arange(3), LENGTH, method="test")
 
 
-def elastic(teacher, window, budget, tokens=1):
+def elastic(teacher, window, budget, step=None):
     rule = Adaptive(LENGTH, budget)
-    step = FixedK(tokens) if tokens > 1 else None
     return run(teacher, Elastic(window), rule, Within(Entropy(), 0.5), step)
 
 
@@ -56,9 +55,9 @@ def test_a_window_is_the_leftmost_masked_positions():
     assert Window().choose(8, seen)[0].tolist() == [5, 4, 6, 7, 8, 9, 3, 2]
 
 
-@pytest.mark.parametrize("tokens", [1, 2])
-def test_tokens_are_revealed_inside_the_window(tiny, tokens):
-    for order in elastic(tiny, 3, 1.0, tokens).order.tolist():
+@pytest.mark.parametrize("step", [None, FixedK(2), Threshold(3, 0.01)])
+def test_tokens_are_revealed_inside_the_window(tiny, step):
+    for order in elastic(tiny, 3, 1.0, step).order.tolist():
         left = list(range(LENGTH))
         for position in order:
             # Of a step's tokens the later ones still see the window of the pass.
