@@ -43,8 +43,9 @@ from .picking import CLEARLY, beaten
 from .results import Candidate, Tuning
 from .situation import Situation
 
-TRAJECTORIES = 2  # of a turn
-OVER_PROMPTS = 4  # the same where there are several prompts, which differ more than samples do
+TOKENS = 192  # of a turn: short trajectories tell less, each of them
+FEWEST, MOST = 2, 8  # trajectories of a turn
+OVER_PROMPTS = 2  # times as many where there are several prompts, which differ more than samples do
 TURNS = 4
 REPEATS = 9  # of each timed step, fewer where they would take a third of the limit
 LOST = 0.5  # nats per token beyond which more trajectories decide nothing
@@ -88,6 +89,12 @@ def check(situation: Situation, limit: float) -> None:
         raise UserError(f"The time limit is a positive number of seconds, not {limit}.")
 
 
+def trajectories(length: int, prompts: int) -> int:
+    """Trajectories of a turn, of ``length`` tokens, over that many prompts."""
+    count = min(max(TOKENS // length, FEWEST), MOST)
+    return count if prompts == 1 else OVER_PROMPTS * count
+
+
 class _Tuner:
     def __init__(
         self,
@@ -107,7 +114,7 @@ class _Tuner:
         self.walks = Walks(
             teacher, prompts, situation.length, situation.order,
             situation.temperature or 1.0,  # greedy: no finite KL, so that of temperature 1
-            seed=0, per_turn=TRAJECTORIES if len(prompts) == 1 else OVER_PROMPTS,
+            seed=0, per_turn=trajectories(situation.length, len(prompts)),
         )  # fmt: skip
         self.levels = sorted({walked(k, situation.length) for k in round_lengths(situation.length)})
 

@@ -18,6 +18,7 @@ from jointsampler.tuning.candidates import (
     walked,
 )
 from jointsampler.tuning.fidelity import Walks, ages, nats_of_rounds, reveals_of_rounds, spread_over
+from jointsampler.tuning.measure import trajectories
 from jointsampler.tuning.situation import up_to_a_power_of_two
 from jointsampler.updates import NoUpdate
 from tests.support.analytic import OracleUpdate, shuffle_teacher
@@ -126,3 +127,8 @@ def test_an_exact_update_has_no_nats_and_the_marginal_has_some():
 
 def test_sizes_are_rounded_up_to_powers_of_two():
     assert [up_to_a_power_of_two(n) for n in (0, 1, 2, 3, 8, 9)] == [0, 1, 2, 4, 8, 16]
+
+
+def test_a_turn_has_about_as_many_tokens_at_every_length_and_more_rows_over_prompts():
+    assert [trajectories(length, 1) for length in (4, 32, 64, 96, 1024)] == [8, 6, 3, 2, 2]
+    assert trajectories(32, 18) == 12
