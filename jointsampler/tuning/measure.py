@@ -4,8 +4,8 @@ Within a limit of time, the work goes where the pick may fall:
 
 1. Column policies are compared at one number of columns; those near the best go on.
 2. A full pass and all updates are timed, interleaved.
-3. Every update walks, shorter rounds first. One that a faster one beats clearly at
-   some k walks no longer rounds. The published stop rules walk once each.
+3. The published stop rules walk once each, then every update, shorter rounds first. One
+   that a faster one beats clearly at some k walks no longer rounds.
 4. What time is left goes to further trajectories of the candidates near the frontier.
 """
 
@@ -200,6 +200,9 @@ class _Tuner:
 
     def _first_turn(self) -> bool:
         """Walks of every update that may be on the frontier; False where the limit left some out."""
+        self.progress(f"walking with {len(RULES)} stop rules")
+        if not all(self._walk(_NONE, rule) for rule in RULES):
+            return False
         # A slower one than sequential, which is exact, needs no walk.
         alive = [case for case in self.cases if self.later[case] < self.full]
         for k in self.levels:
@@ -209,8 +212,7 @@ class _Tuner:
                     return False
             level = [self._candidate(case, k) for case in alive]
             alive = [c for c, mine in zip(alive, level, strict=True) if not beaten(mine, level)]
-        self.progress(f"walking with {len(RULES)} stop rules")
-        return all(self._walk(_NONE, rule) for rule in RULES)
+        return True
 
     def _further_turns(self) -> None:
         """More trajectories for the candidates that are on the frontier or near it."""
