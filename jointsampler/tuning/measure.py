@@ -45,7 +45,7 @@ from .situation import Situation
 
 TOKENS = 192  # of a turn: short trajectories tell less, each of them
 FEWEST, MOST = 2, 8  # trajectories of a turn
-OVER_PROMPTS = 2  # times as many where there are several prompts, which differ more than samples do
+OVER_PROMPTS = 4  # the fewest where there are several prompts, which differ more than samples do
 TURNS = 4
 REPEATS = 9  # of each timed step, fewer where they would take a third of the limit
 LOST = 0.5  # nats per token beyond which more trajectories decide nothing
@@ -91,8 +91,8 @@ def check(situation: Situation, limit: float) -> None:
 
 def trajectories(length: int, prompts: int) -> int:
     """Trajectories of a turn, of ``length`` tokens, over that many prompts."""
-    count = min(max(TOKENS // length, FEWEST), MOST)
-    return count if prompts == 1 else OVER_PROMPTS * count
+    fewest = FEWEST if prompts == 1 else OVER_PROMPTS
+    return min(max(TOKENS // length, fewest), MOST)
 
 
 class _Tuner:

@@ -82,7 +82,9 @@ def test_every_published_rule_is_a_candidate_of_its_own_rounds(measured):
     ]
     for each in rules:
         assert each.update == "none" and each.k is None and each.nats.n >= trajectories(LENGTH, 1)
-        assert all(0 < sum(row) <= LENGTH for row in each.reveals) and len(each.reveals) == each.nats.n
+        assert (
+            all(0 < sum(row) <= LENGTH for row in each.reveals) and len(each.reveals) == each.nats.n
+        )
 
 
 def test_a_refresh_is_nearer_than_the_marginal(measured):
