@@ -89,12 +89,14 @@ class Method:
 
         ``k_max`` is the round length that the update's estimates are meant for.
 
-        Raises UserError for a setting that the rule does not have.
+        Raises UserError for a setting that the method does not have, or out of range.
         """
         self.check_settings(settings)
         limit = k if self.rule is FixedK else length
         if self.rule.estimates and k_max is not None:
             limit = min(limit, k_max)
+        if not settings.get(STEP_BOUND, 0.0) >= 0:
+            raise UserError(f"{STEP_BOUND} must be 0 nats or more, not {settings[STEP_BOUND]}.")
         own = {name: value for name, value in settings.items() if name != STEP_BOUND}
         return self.rule(limit=1 if self.one_token else limit, **own)
 
@@ -117,8 +119,6 @@ class Method:
         """
         rule, step = self.stop(k, length, settings, update.k_max), None
         bound = settings.get(STEP_BOUND, 0.0)
-        if not bound >= 0:
-            raise UserError(f"{STEP_BOUND} must be 0 nats or more, not {bound}.")
         if bound and isinstance(update, NoUpdate):
             raise UserError(
                 f"{STEP_BOUND} lets several reveals share an update, and there is none."

@@ -224,3 +224,15 @@ def test_the_installed_command_is_this_one():
 
     (command,) = (e for e in entry_points(group="console_scripts") if e.name == "jointsampler")
     assert command.load() is main
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "said"),
+    [
+        ("threshold", "threshold=2", "threshold must lie in (0, 1], not 2.0."),
+        ("refresh", "step_bound=-1", "step_bound must be 0 nats or more, not -1.0."),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_before_anything_is_loaded(capsys, method, setting, said):
+    status = main(["generate", "--method", method, "--set", setting, "--teacher", "/nowhere", "x"])
+    assert status == 2 and said in capsys.readouterr().err
